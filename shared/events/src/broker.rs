@@ -1,0 +1,362 @@
+//! Writing to channels and reading them back. Each operation is one atomic step in Redis.
+
+use crate::{ChannelName, Epoch, EventError, Position, Publication, keys, script::Step};
+use bytes::Bytes;
+use fred::{
+    clients::Client,
+    interfaces::{HashesInterface, PubsubInterface},
+    types::Value,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Most publications one [`Broker::history`] call returns: keeps a single Redis step short.
+pub const MAX_HISTORY_PAGE: u64 = 1_000;
+
+/// How a broker keeps what it publishes.
+#[derive(Debug, Clone)]
+pub struct BrokerOptions {
+    /// Put in front of every key, so that several installations share a Redis. Default `oneiro:ev`.
+    pub key_prefix: String,
+    /// Publications retained per channel, roughly (Redis trims whole nodes of about 100). From 1; default 1,000.
+    pub history_len: u64,
+    /// How long a silent channel's publications stay. From 1 ms; default 24 h.
+    pub history_ttl: Duration,
+    /// How long the numbering of a silent channel without a document is remembered. At least `history_ttl`; default 7 days. When
+    /// it ends, the next publication begins a new epoch.
+    pub meta_ttl: Duration,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self { key_prefix: "oneiro:ev".to_owned(), history_len: 1_000, history_ttl: DAY, meta_ttl: 7 * DAY }
+    }
+}
+
+/// How long one publication's channel is kept, where it differs from the broker's options.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// See [`BrokerOptions::history_len`].
+    pub history_len: u64,
+    /// See [`BrokerOptions::history_ttl`].
+    pub history_ttl: Duration,
+}
+
+/// The state that a channel's events tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Grows by one with every commit. It starts at 1, and never repeats for as long as Redis remembers the channel.
+    pub revision: u64,
+    /// The state as its writer stored it.
+    pub body: Bytes,
+}
+
+/// A change of a channel's document, with the event that tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'a> {
+    /// The revision that the caller read; `None`: the document must not exist.
+    pub expected: Option<u64>,
+    /// The new state; `None` deletes the document.
+    pub body: Option<&'a [u8]>,
+    /// Published in the same step; `None`: a silent change.
+    pub event: Option<&'a [u8]>,
+    /// How long the document lives from now on; `None`: for ever. Meaningless with `body: None`.
+    pub expire_after: Option<Duration>,
+}
+
+/// What a commit made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The document's revision now.
+    pub revision: u64,
+    /// Where the event stands; `None` without one.
+    pub position: Option<Position>,
+}
+
+/// A part of a channel's past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// In order of offset, without a hole.
+    pub publications: Vec<Publication>,
+    /// The channel's end at the time of reading. Later than the last of `publications` where the limit cut the list off: ask again from there.
+    pub position: Position,
+    /// Whether nothing between `since` and the first of `publications` is lost. False after trimming and for another epoch, and then
+    /// `publications` is empty: only the present state can be told.
+    pub is_complete: bool,
+}
+
+#[derive(Debug)]
+struct Steps {
+    publish: Step,
+    commit: Step,
+    history: Step,
+}
+
+/// Publishes on channels and reads their past. Cheap to clone; holds no state of its own.
+///
+/// ```no_run
+/// # async fn example(client: fred::clients::Client) -> Result<(), oneiro_events::EventError> {
+/// use oneiro_events::{Broker, BrokerOptions};
+/// let broker = Broker::new(client, BrokerOptions::default());
+/// let channel = "post_7".parse()?;
+/// let position = broker.publish(&channel, br#"{"type":"edited"}"#).await?;
+/// let later = broker.history(&channel, Some(&position), 100).await?;
+/// assert!(later.is_complete);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Broker {
+    client: Client,
+    options: Arc<BrokerOptions>,
+    steps: Arc<Steps>,
+}
+
+impl Broker {
+    /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end.
+    pub fn new(client: Client, options: BrokerOptions) -> Self {
+        let steps = Steps {
+            publish: Step::new(concat!(include_str!("lua/channel.lua"), include_str!("lua/publish.lua")), "publish"),
+            commit: Step::new(
+                concat!(include_str!("lua/channel.lua"), include_str!("lua/commit.lua")),
+                "commit a document",
+            ),
+            history: Step::new(include_str!("lua/history.lua"), "read a channel's history"),
+        };
+        Self { client, options: Arc::new(options), steps: Arc::new(steps) }
+    }
+
+    /// The settings given to [`Broker::new`].
+    pub fn options(&self) -> &BrokerOptions {
+        &self.options
+    }
+
+    /// Appends `payload` to the channel's history and delivers it to every subscriber, in one step.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`]; whether the event went out is then unknown. A call that the client itself repeats after a cut connection
+    /// takes effect once, unless another writer came between.
+    pub async fn publish(&self, channel: &ChannelName, payload: &[u8]) -> Result<Position, EventError> {
+        let retention = Retention { history_len: self.options.history_len, history_ttl: self.options.history_ttl };
+        self.publish_with(channel, payload, retention).await
+    }
+
+    /// [`Broker::publish`] with another retention than the broker's.
+    ///
+    /// # Errors
+    /// As [`Broker::publish`].
+    pub async fn publish_with(
+        &self,
+        channel: &ChannelName,
+        payload: &[u8],
+        retention: Retention,
+    ) -> Result<Position, EventError> {
+        let args = vec![
+            Value::from(channel.as_str()),
+            Value::Bytes(Bytes::copy_from_slice(payload)),
+            Value::from(Epoch::fresh().as_str()),
+            nonce(),
+            Value::from(retention.history_len.max(1) as i64),
+            millis(retention.history_ttl),
+            millis(self.options.meta_ttl.max(retention.history_ttl)),
+        ];
+        let (epoch, offset): (String, u64) = self.steps.publish.run(&self.client, &self.keys(channel), args).await?;
+        position(&epoch, offset).ok_or(EventError::Corrupt("publish"))
+    }
+
+    /// Delivers `payload` to those who are subscribed now, and keeps nothing: for what is stale a moment later (typing, cursors).
+    ///
+    /// # Errors
+    /// [`EventError::Redis`].
+    pub async fn notify(&self, channel: &ChannelName, payload: &[u8]) -> Result<(), EventError> {
+        let payload = Bytes::copy_from_slice(payload);
+        self.client
+            .publish(channel.as_str(), Value::Bytes(payload))
+            .await
+            .map_err(EventError::redis("publish without history"))
+    }
+
+    /// The publications after `since`, oldest first, at most `limit` (1 to [`MAX_HISTORY_PAGE`]). Without `since`: the latest `limit`.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::Corrupt`].
+    pub async fn history(
+        &self,
+        channel: &ChannelName,
+        since: Option<&Position>,
+        limit: u64,
+    ) -> Result<History, EventError> {
+        let first = since.map(|since| since.offset + 1);
+        let read = self.read(channel, first, limit).await?;
+        let is_complete = since.is_none_or(|since| read.reaches_back_to(since));
+        let publications = if is_complete { read.publications } else { Vec::new() };
+        Ok(History { publications, position: read.position, is_complete })
+    }
+
+    /// The channel's document, or `None`.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::Corrupt`].
+    pub async fn document(&self, channel: &ChannelName) -> Result<Option<Document>, EventError> {
+        Ok(self.snapshot(channel).await?.0)
+    }
+
+    /// The document and the place in the history that it stands for, read in one step: what comes after that place is not in it yet.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::Corrupt`].
+    pub async fn snapshot(&self, channel: &ChannelName) -> Result<(Option<Document>, Position), EventError> {
+        let fields = vec!["e", "o", "r", "b"];
+        let reply: Vec<Value> = self
+            .client
+            .hmget(keys::meta(&self.options.key_prefix, channel), fields)
+            .await
+            .map_err(EventError::redis("read a document"))?;
+        let [epoch, offset, revision, body] =
+            <[Value; 4]>::try_from(reply).map_err(|_| EventError::Corrupt("read a document"))?;
+        let position = stored_position(&epoch, &offset)?;
+        let document = match into_bytes(body) {
+            None => None,
+            Some(body) => {
+                Some(Document { revision: revision.as_u64().ok_or(EventError::Corrupt("read a document"))?, body })
+            }
+        };
+        Ok((document, position))
+    }
+
+    /// The channel's end now.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::Corrupt`].
+    pub async fn position(&self, channel: &ChannelName) -> Result<Position, EventError> {
+        let reply: Vec<Value> = self
+            .client
+            .hmget(keys::meta(&self.options.key_prefix, channel), vec!["e", "o"])
+            .await
+            .map_err(EventError::redis("read a position"))?;
+        match reply.as_slice() {
+            [epoch, offset] => stored_position(epoch, offset),
+            _ => Err(EventError::Corrupt("read a position")),
+        }
+    }
+
+    /// Changes the channel's document and publishes the event that tells it, in one step: no reader sees one without the other.
+    ///
+    /// # Errors
+    /// [`EventError::Conflict`] when the document is not at `expected`: nothing changed. [`EventError::Redis`]: unknown whether it took
+    /// effect. A call that the client itself repeats after a cut connection takes effect once.
+    pub async fn commit(&self, channel: &ChannelName, commit: Commit<'_>) -> Result<Committed, EventError> {
+        const EMPTY: &[u8] = b"";
+        let flag = |is_set: bool| Value::from(if is_set { "1" } else { "0" });
+        let bytes = |part: Option<&[u8]>| Value::Bytes(Bytes::copy_from_slice(part.unwrap_or(EMPTY)));
+        let args = vec![
+            Value::from(channel.as_str()),
+            Value::from(commit.expected.map_or_else(String::new, |revision| revision.to_string())),
+            nonce(),
+            flag(commit.body.is_some()),
+            bytes(commit.body),
+            flag(commit.event.is_some()),
+            bytes(commit.event),
+            Value::from(Epoch::fresh().as_str()),
+            Value::from(self.options.history_len.max(1) as i64),
+            millis(self.options.history_ttl),
+            millis(self.options.meta_ttl.max(self.options.history_ttl)),
+            commit.expire_after.map_or_else(|| Value::from("0"), millis),
+        ];
+        let reply: Vec<Value> = self.steps.commit.run(&self.client, &self.keys(channel), args).await?;
+        let corrupt = || EventError::Corrupt("commit a document");
+        match reply.as_slice() {
+            [Value::Integer(1), revision, epoch, offset] => {
+                let position = if commit.event.is_some() { Some(stored_position(epoch, offset)?) } else { None };
+                Ok(Committed { revision: revision.as_u64().ok_or_else(corrupt)?, position })
+            }
+            [Value::Integer(0), current] => Err(EventError::Conflict {
+                channel: channel.clone(),
+                expected: commit.expected,
+                current: current.as_u64(),
+            }),
+            _ => Err(corrupt()),
+        }
+    }
+
+    /// What stands from offset `first` on (without it: the latest), whether or not it belongs to the epoch that the caller knows.
+    pub(crate) async fn read(&self, channel: &ChannelName, first: Option<u64>, limit: u64) -> Result<Read, EventError> {
+        let args = vec![
+            Value::from(first.map_or_else(String::new, |first| first.to_string())),
+            Value::from(limit.clamp(1, MAX_HISTORY_PAGE) as i64),
+        ];
+        let reply: Vec<Value> = self.steps.history.run(&self.client, &self.keys(channel), args).await?;
+        let corrupt = || EventError::Corrupt("read a channel's history");
+        let [epoch, offset, first_retained, Value::Array(entries)] =
+            <[Value; 4]>::try_from(reply).map_err(|_| corrupt())?
+        else {
+            return Err(corrupt());
+        };
+        let position = stored_position(&epoch, &offset)?;
+        let mut publications = Vec::with_capacity(entries.len() / 2);
+        let mut entries = entries.into_iter();
+        while let (Some(offset), Some(payload)) = (entries.next(), entries.next()) {
+            let offset = offset.as_u64().ok_or_else(corrupt)?;
+            publications.push(Publication {
+                channel: channel.clone(),
+                position: Some(Position { epoch: position.epoch.clone(), offset }),
+                payload: into_bytes(payload).ok_or_else(corrupt)?,
+            });
+        }
+        Ok(Read { publications, position, first_retained: first_retained.as_u64() })
+    }
+
+    fn keys(&self, channel: &ChannelName) -> [String; 2] {
+        [keys::meta(&self.options.key_prefix, channel), keys::stream(&self.options.key_prefix, channel)]
+    }
+}
+
+/// One reading of a channel's stream and end.
+pub(crate) struct Read {
+    pub(crate) publications: Vec<Publication>,
+    pub(crate) position: Position,
+    first_retained: Option<u64>,
+}
+
+impl Read {
+    /// Whether everything after `since` is still there.
+    pub(crate) fn reaches_back_to(&self, since: &Position) -> bool {
+        if since.epoch != self.position.epoch && !since.is_origin() {
+            return false;
+        }
+        since.offset == self.position.offset
+            || (since.offset < self.position.offset
+                && self.first_retained.is_some_and(|first| first <= since.offset + 1))
+    }
+}
+
+fn position(epoch: &str, offset: u64) -> Option<Position> {
+    Some(Position { epoch: Epoch::parse(epoch)?, offset })
+}
+
+/// A position as the meta hash holds it; a channel that holds none stands at its origin.
+fn stored_position(epoch: &Value, offset: &Value) -> Result<Position, EventError> {
+    let Some(epoch) = epoch.as_str().filter(|epoch| !epoch.is_empty()) else {
+        return Ok(Position::origin());
+    };
+    position(&epoch, offset.as_u64().unwrap_or(0)).ok_or(EventError::Corrupt("read a position"))
+}
+
+pub(crate) fn into_bytes(value: Value) -> Option<Bytes> {
+    match value {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::String(text) => Some(text.into_inner()),
+        // The client turns bulk strings that look like numbers into numbers only on conversion, but a payload may be one byte.
+        Value::Integer(number) => Some(Bytes::from(number.to_string())),
+        _ => None,
+    }
+}
+
+fn millis(duration: Duration) -> Value {
+    Value::from(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1))
+}
+
+/// Tells one call from every other: enough that two writers in a row never draw the same.
+fn nonce() -> Value {
+    Value::from(format!("{:016x}", rand::random::<u64>()))
+}

@@ -1,0 +1,16 @@
+//! Every Redis key of this crate. The literal braces are the cluster hash tag: all keys of one channel share a slot.
+//!
+//! | key | type | holds | written by | lives |
+//! |---|---|---|---|---|
+//! | `<prefix>:m:{<channel>}` | hash | `e` epoch, `o` offset, `n` nonce of the last writer, `r` revision, `b` document | `publish.lua`, `commit.lua` | with a document: as long as it; else [`BrokerOptions::meta_ttl`](crate::BrokerOptions::meta_ttl) after the last publication |
+//! | `<prefix>:s:{<channel>}` | stream | retained publications, id `<offset>-0`, field `d` | the same | history TTL after the last publication |
+
+use crate::ChannelName;
+
+pub(crate) fn meta(prefix: &str, channel: &ChannelName) -> String {
+    format!("{prefix}:m:{{{channel}}}")
+}
+
+pub(crate) fn stream(prefix: &str, channel: &ChannelName) -> String {
+    format!("{prefix}:s:{{{channel}}}")
+}

@@ -1,0 +1,17 @@
+-- KEYS[1] meta hash of the channel   KEYS[2] its stream
+-- ARGV[1] channel   ARGV[2] payload   ARGV[3] epoch to begin where there is none   ARGV[4] nonce of this call
+-- ARGV[5] history length   ARGV[6] history ms   ARGV[7] ms the meta hash outlives the last publication
+-- Returns {epoch, offset}.
+local seen = redis.call('HMGET', KEYS[1], 'n', 'e', 'o')
+-- The client repeats a call whose answer was cut off; the nonce tells that it took effect.
+if seen[1] == ARGV[4] then
+  return {seen[2], seen[3]}
+end
+local epoch = open_epoch(KEYS[1], KEYS[2], ARGV[3])
+local offset = append(KEYS[1], KEYS[2], ARGV[1], epoch, ARGV[2], ARGV[5], ARGV[6])
+redis.call('HSET', KEYS[1], 'n', ARGV[4])
+-- A document decides for itself how long it lives.
+if redis.call('HEXISTS', KEYS[1], 'b') == 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+end
+return {epoch, offset}

@@ -1,0 +1,166 @@
+//! Subscribing, unsubscribing, and checking on the connection. The only task that sends on it, so the order of commands is certain.
+
+use super::{Audit, Shared, Todo, entry::Entry, entry::Verdict, heal};
+use crate::EventError;
+use fred::{
+    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    types::Value,
+};
+use futures::{StreamExt, stream};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+
+/// Channels per SUBSCRIBE: one command's worth that Redis answers without being held up.
+const CHUNK: usize = 512;
+/// Positions read at the same time, pipelined on the broker's connection.
+const READS_IN_FLIGHT: usize = 256;
+/// Channels that heal at the same time.
+const HEALS_IN_FLIGHT: usize = 64;
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut reconnects = shared.client.reconnect_rx();
+    let mut heals = JoinSet::new();
+    let permits = Arc::new(Semaphore::new(HEALS_IN_FLIGHT));
+    let mut next_probe = Instant::now() + shared.options.probe_interval;
+    loop {
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            reconnect = reconnects.recv() => match reconnect {
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => shared.ask_audit(Audit::Resubscribe),
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            },
+            () = tokio::time::sleep_until(next_probe) => {
+                next_probe = Instant::now() + shared.options.probe_interval;
+                probe(&shared).await;
+            }
+            Some(_) = heals.join_next() => continue,
+        }
+        let todo = std::mem::take(&mut *shared.todo.lock());
+        for entry in todo.heal.iter().cloned() {
+            spawn_heal(&shared, &mut heals, &permits, entry);
+        }
+        match serve(&shared, &todo).await {
+            Ok(ill) => {
+                for entry in ill {
+                    spawn_heal(&shared, &mut heals, &permits, entry);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to change subscriptions, trying again");
+                // The names to unsubscribe are dropped: at worst messages come that nobody wants.
+                shared.todo.lock().put_back(todo);
+                tokio::time::sleep(RETRY_PAUSE).await;
+                shared.wake.notify_one();
+            }
+        }
+    }
+}
+
+impl Todo {
+    fn put_back(&mut self, undone: Todo) {
+        self.subscribe.extend(undone.subscribe);
+        self.audit = self.audit.max(undone.audit);
+    }
+}
+
+fn spawn_heal(shared: &Arc<Shared>, heals: &mut JoinSet<()>, permits: &Arc<Semaphore>, entry: Arc<Entry>) {
+    let (shared, permits) = (shared.clone(), permits.clone());
+    heals.spawn(async move {
+        // Never closed; an error would only mean that the process is ending.
+        if let Ok(_permit) = permits.acquire().await {
+            heal::run(shared, entry).await;
+        }
+    });
+}
+
+/// Does what was asked; returns the channels that turned out to have missed something.
+async fn serve(shared: &Arc<Shared>, todo: &Todo) -> Result<Vec<Arc<Entry>>, EventError> {
+    let mut ill = Vec::new();
+    if !todo.unsubscribe.is_empty() {
+        let gone: Vec<String> = {
+            let channels = shared.channels.lock();
+            todo.unsubscribe.iter().filter(|name| !channels.contains_key(*name)).map(ToString::to_string).collect()
+        };
+        for chunk in gone.chunks(CHUNK) {
+            shared.client.unsubscribe(chunk.to_vec()).await.map_err(EventError::redis("unsubscribe"))?;
+        }
+    }
+    let mut to_compare = Vec::new();
+    if let Some(audit) = todo.audit {
+        to_compare = shared.channels.lock().values().cloned().collect();
+        if audit == Audit::Resubscribe {
+            tracing::info!(channels = to_compare.len(), "the subscriber connection is new, subscribing again");
+            subscribe(shared, &to_compare).await?;
+        }
+    }
+    let wanted: Vec<Arc<Entry>> = todo.subscribe.iter().filter(|entry| entry.is_wanted()).cloned().collect();
+    subscribe(shared, &wanted).await?;
+
+    let mut started = stream::iter(wanted)
+        .map(|entry| async {
+            let position = shared.broker.position(entry.channel()).await?;
+            Ok::<_, EventError>((entry.start_at(position), entry))
+        })
+        .buffer_unordered(READS_IN_FLIGHT);
+    while let Some(started) = started.next().await {
+        if let (Verdict::Heal, entry) = started? {
+            ill.push(entry);
+        }
+    }
+    let mut compared = stream::iter(to_compare)
+        .map(|entry| async {
+            let before = entry.last();
+            let end = shared.broker.position(entry.channel()).await?;
+            Ok::<_, EventError>((entry.compare(&before, &end), entry))
+        })
+        .buffer_unordered(READS_IN_FLIGHT);
+    while let Some(compared) = compared.next().await {
+        if let (Verdict::Heal, entry) = compared? {
+            ill.push(entry);
+        }
+    }
+    Ok(ill)
+}
+
+/// Subscribes, and returns once Redis has done so.
+async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
+    for chunk in entries.chunks(CHUNK) {
+        let names: Vec<String> = chunk.iter().map(|entry| entry.channel().to_string()).collect();
+        shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
+    }
+    if !entries.is_empty() {
+        barrier(shared).await?;
+    }
+    Ok(())
+}
+
+/// Returns once everything sent before on the subscriber connection has been done: the client resolves a SUBSCRIBE when it is written,
+/// but answers come in order.
+async fn barrier(shared: &Shared) -> Result<(), EventError> {
+    let result: Result<Value, _> = if shared.client.is_clustered() {
+        // Sent to the node that holds this client's subscriptions; needs RESP3.
+        shared.client.pubsub_numsub(vec!["-"]).await
+    } else {
+        shared.client.ping(None).await
+    };
+    result.map(|_| ()).map_err(EventError::redis("confirm a subscription"))
+}
+
+async fn probe(shared: &Shared) {
+    let answered = tokio::time::timeout(shared.options.probe_interval, barrier(shared)).await;
+    let is_active = matches!(answered, Ok(Ok(())));
+    let was_active = shared.is_active.swap(is_active, Ordering::Relaxed);
+    if was_active != is_active {
+        tracing::warn!(is_active, "the subscriber connection changed its state");
+    }
+    if answered.is_err() && shared.client.is_connected() {
+        // Half-open: the peer is gone, but nothing told us.
+        if let Err(error) = shared.client.force_reconnection().await {
+            tracing::warn!(%error, "failed to renew the subscriber connection");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Reading what one channel missed.
+
+use super::{Shared, entry::Entry, entry::Healed};
+use crate::MAX_HISTORY_PAGE;
+use std::{sync::Arc, time::Duration};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Reads from the stream until the channel is live again, however long Redis is away. Ends early when nobody listens any more.
+pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>) {
+    let mut pause = FIRST_PAUSE;
+    metrics::counter!("oneiro_events_heals_total").increment(1);
+    while entry.is_wanted() {
+        let since = entry.last();
+        // From the last delivered event on, that one included: it shows whether the stream is still the one that was read.
+        match shared.broker.read(entry.channel(), Some(since.offset.max(1)), MAX_HISTORY_PAGE).await {
+            Ok(read) => {
+                let reaches_back = read.reaches_back_to(&since);
+                if entry.heal(read.publications, reaches_back, &read.position) == Healed::Live {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(channel = %entry.channel(), %error, "failed to read missed events, trying again");
+                // Jitter: after an outage every channel heals at once.
+                tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+use crate::{broker, channel, redis::Redis};
+use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
+use fred::types::{ClusterHash, CustomCommand, Value};
+use oneiro_events::{Broker, BrokerOptions, Commit, EventError, Position};
+use std::time::Duration;
+
+#[tokio::test]
+async fn offsets_count_up_from_one_and_history_returns_what_came_after() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    let name = channel("a");
+    assert_eq!(broker.position(&name).await.unwrap(), Position::origin());
+    let mut positions = Vec::new();
+    for n in 0..5 {
+        positions.push(broker.publish(&name, format!("{{\"n\":{n}}}").as_bytes()).await.unwrap());
+    }
+    assert_eq!(positions.iter().map(|p| p.offset).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let history = broker.history(&name, Some(&positions[2]), 10).await.unwrap();
+    assert!(history.is_complete);
+    assert_eq!(history.position, positions[4]);
+    assert_eq!(history.publications.iter().map(|p| &p.payload[..]).collect::<Vec<_>>(), [b"{\"n\":3}", b"{\"n\":4}"]);
+    let all = broker.history(&name, Some(&Position::origin()), 2).await.unwrap();
+    assert!(all.is_complete);
+    assert_eq!(all.publications.len(), 2);
+    let latest = broker.history(&name, None, 2).await.unwrap();
+    assert_eq!(latest.publications.iter().filter_map(|p| p.position.clone()).collect::<Vec<_>>(), positions[3..]);
+}
+
+#[tokio::test]
+async fn history_says_when_it_was_trimmed_or_belongs_to_another_epoch() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions { history_len: 10, ..BrokerOptions::default() });
+    let name = channel("a");
+    let first = broker.publish(&name, b"1").await.unwrap();
+    for _ in 0..500 {
+        broker.publish(&name, b"2").await.unwrap();
+    }
+    let history = broker.history(&name, Some(&first), 1_000).await.unwrap();
+    assert!(!history.is_complete && history.publications.is_empty());
+    assert_eq!(history.position.offset, 501);
+
+    client.flushall::<()>(false).await.unwrap();
+    let fresh = broker.publish(&name, b"3").await.unwrap();
+    assert_eq!(fresh.offset, 1);
+    assert_ne!(fresh.epoch, first.epoch);
+    assert!(!broker.history(&name, Some(&first), 10).await.unwrap().is_complete);
+    assert!(broker.history(&name, Some(&fresh), 10).await.unwrap().is_complete);
+}
+
+#[tokio::test]
+async fn commit_changes_document_and_history_together_or_not_at_all() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let name = channel("dream_images_1");
+    let commit = |expected, body: Option<&'static [u8]>, event: Option<&'static [u8]>| Commit {
+        expected,
+        body,
+        event,
+        expire_after: None,
+    };
+
+    let made = broker.commit(&name, commit(None, Some(b"one"), Some(b"{\"v\":1}"))).await.unwrap();
+    assert_eq!((made.revision, made.position.as_ref().map(|p| p.offset)), (1, Some(1)));
+    let (document, position) = broker.snapshot(&name).await.unwrap();
+    let document = document.unwrap();
+    assert_eq!((document.revision, &document.body[..], Some(position)), (1, &b"one"[..], made.position));
+
+    for expected in [None, Some(7)] {
+        match broker.commit(&name, commit(expected, Some(b"no"), Some(b"{}"))).await {
+            Err(EventError::Conflict { current: Some(1), .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(broker.position(&name).await.unwrap().offset, 1);
+
+    let silent = broker.commit(&name, commit(Some(1), Some(b"two"), None)).await.unwrap();
+    assert_eq!((silent.revision, silent.position), (2, None));
+    let gone = broker.commit(&name, commit(Some(2), None, Some(b"{\"v\":3}"))).await.unwrap();
+    assert_eq!(gone.revision, 3);
+    assert_eq!(broker.document(&name).await.unwrap(), None);
+    match broker.commit(&name, commit(Some(3), Some(b"x"), None)).await {
+        Err(EventError::Conflict { current: None, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    let again = broker.commit(&name, commit(None, Some(b"four"), None)).await.unwrap();
+    assert_eq!(again.revision, 4);
+
+    let keys = "oneiro:ev:m:{dream_images_1}";
+    assert_eq!(client.pttl::<i64, _>(keys).await.unwrap(), -1, "a document without an expiry stays");
+    broker.publish(&name, b"{}").await.unwrap();
+    assert_eq!(client.pttl::<i64, _>(keys).await.unwrap(), -1, "publishing does not shorten a document's life");
+    let expiring = Commit { expire_after: Some(Duration::from_secs(60)), ..commit(Some(4), Some(b"five"), None) };
+    broker.commit(&name, expiring).await.unwrap();
+    let ttl = client.pttl::<i64, _>(keys).await.unwrap();
+    assert!((1..=60_000).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn concurrent_commits_lose_no_update() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    let name = channel("counter");
+    let workers = (0..8).map(|_| {
+        let (broker, name) = (broker.clone(), name.clone());
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                loop {
+                    let document = broker.document(&name).await.unwrap();
+                    let count: u64 =
+                        document.as_ref().map_or(0, |d| std::str::from_utf8(&d.body).unwrap().parse().unwrap());
+                    let body = (count + 1).to_string();
+                    let commit = Commit {
+                        expected: document.map(|d| d.revision),
+                        body: Some(body.as_bytes()),
+                        event: Some(body.as_bytes()),
+                        expire_after: None,
+                    };
+                    match broker.commit(&name, commit).await {
+                        Ok(_) => break,
+                        Err(EventError::Conflict { .. }) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
+    }
+    let document = broker.document(&name).await.unwrap().unwrap();
+    assert_eq!((&document.body[..], document.revision), (&b"200"[..], 200));
+    let history = broker.history(&name, Some(&Position::origin()), 1_000).await.unwrap();
+    let events: Vec<_> = history.publications.iter().map(|p| String::from_utf8(p.payload.to_vec()).unwrap()).collect();
+    assert_eq!(events, (1..=200).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_repeated_call_takes_effect_once() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let name = channel("a");
+    let script = concat!(include_str!("../../src/lua/channel.lua"), include_str!("../../src/lua/publish.lua"));
+    // As the client does when the answer was cut off: the same arguments again.
+    let args = || -> Vec<Value> {
+        let mut args: Vec<Value> = vec![script.into(), 2.into(), "oneiro:ev:m:{a}".into(), "oneiro:ev:s:{a}".into()];
+        args.extend(["a", "{}", "abc", "nonce1", "10", "1000", "1000"].map(Value::from));
+        args
+    };
+    let eval = || CustomCommand::new_static("EVAL", ClusterHash::FirstKey, false);
+    let first: (String, u64) = client.custom(eval(), args()).await.unwrap();
+    let second: (String, u64) = client.custom(eval(), args()).await.unwrap();
+    assert_eq!(first, second);
+    assert_eq!(Broker::new(client, BrokerOptions::default()).position(&name).await.unwrap().offset, 1);
+}
+
+#[tokio::test]
+async fn scripts_come_back_after_script_flush_and_restart() {
+    let mut redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let name = channel("a");
+    assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 1);
+    client.script_flush(false).await.unwrap();
+    assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 2);
+    redis.restart().await;
+    assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 3);
+}
