@@ -1,0 +1,9 @@
+//! Tokens: who is asking, and what they may do. Every route and socket verifies here and nowhere else.
+
+mod claims;
+mod mint;
+mod verifier;
+
+pub use claims::{Claims, Scope, UserId};
+pub use mint::mint;
+pub use verifier::{AuthError, AuthSetupError, Verifier};

@@ -1,0 +1,123 @@
+//! What types cannot say: addresses, URLs, key lengths, limits that contradict each other.
+
+use super::{Config, Role};
+use crate::auth;
+use std::net::SocketAddr;
+
+/// RFC 7518 section 3.2: an HS256 key must be at least as long as the hash, 32 bytes.
+const MIN_SECRET_BYTES: usize = 32;
+
+pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
+    let mut addr = |name: &str, value: &str| {
+        if value.parse::<SocketAddr>().is_err() {
+            errors.push(format!("{name}: `{value}` is not an address such as 127.0.0.1:8000 or [::]:8000"));
+        }
+    };
+    addr("http.addr (HTTP_ADDR)", &config.http.addr);
+    addr("ws.addr (WS_ADDR)", &config.ws.addr);
+    if !config.worker.metrics_addr.is_empty() {
+        addr("worker.metrics_addr (WORKER_METRICS_ADDR)", &config.worker.metrics_addr);
+    }
+    redis(config, errors);
+    storage(config, errors);
+    if matches!(role, Role::Api | Role::Ws) {
+        tokens(config, errors);
+    }
+    limits(config, errors);
+}
+
+fn redis(config: &Config, errors: &mut Vec<String>) {
+    let url = config.redis.url.expose();
+    // fred reads any scheme as a plain server's; a typo should not.
+    let reason = match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some(
+            "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" | "redis-cluster" | "rediss-cluster"
+            | "redis+unix",
+        ) => fred::types::config::Config::from_url(url).err().map(|error| error.details().to_owned()),
+        _ => Some("the scheme is not one of redis, rediss, redis-sentinel, redis-cluster".to_owned()),
+    };
+    if let Some(reason) = reason {
+        // The URL may carry a password: the reason is told, the value is not.
+        errors.push(format!("redis.url (REDIS_URL): {reason}; a good one is redis://127.0.0.1:6379/0"));
+    }
+    let prefix = &config.redis.key_prefix;
+    if prefix.is_empty()
+        || prefix.len() > 32
+        || !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    {
+        errors.push("redis.key_prefix: must be 1 to 32 letters, digits, `_`, `.` or `-`".to_owned());
+    }
+}
+
+fn storage(config: &Config, errors: &mut Vec<String>) {
+    if let Err(error) = crate::storage::parse_url(&config.storage.url) {
+        errors.push(format!("storage.url (STORAGE_URL): {error}"));
+    }
+    let media = &config.storage.public_media_url;
+    if !(media.is_empty()
+        || media.starts_with('/')
+        || url::Url::parse(media).is_ok_and(|url| matches!(url.scheme(), "http" | "https")))
+    {
+        errors.push(format!(
+            "storage.public_media_url (PUBLIC_MEDIA_URL): `{media}` is neither an http(s) URL nor a path"
+        ));
+    }
+}
+
+fn tokens(config: &Config, errors: &mut Vec<String>) {
+    let uses_secret = config.auth.algorithms.iter().any(|name| name.starts_with("HS"));
+    let length = config.auth.jwt_secret.expose().len();
+    if uses_secret && length == 0 {
+        errors.push("auth.jwt_secret (JWT_SECRET): is not set; `openssl rand -hex 32` makes a good one".to_owned());
+        return;
+    }
+    if uses_secret && length < MIN_SECRET_BYTES {
+        errors.push(format!("auth.jwt_secret (JWT_SECRET): has {length} bytes, but needs at least {MIN_SECRET_BYTES}"));
+    }
+    if let Err(error) = auth::Verifier::new(&config.auth) {
+        errors.push(format!("[auth]: {error}"));
+    }
+    if config.auth.dev_tokens && config.auth.jwt_secret.is_empty() {
+        errors.push("auth.dev_tokens (ONEIRO_DEV_TOKENS): needs auth.jwt_secret to sign with".to_owned());
+    }
+}
+
+fn limits(config: &Config, errors: &mut Vec<String>) {
+    let uploads = &config.uploads;
+    if uploads.max_file_bytes == 0 || uploads.max_file_bytes > uploads.max_body_bytes {
+        errors.push("uploads.max_file_bytes: must be from 1 to uploads.max_body_bytes".to_owned());
+    }
+    for (name, value) in [
+        ("http.max_concurrent_uploads", config.http.max_concurrent_uploads as u64),
+        ("http.request_timeout_seconds", config.http.request_timeout_seconds),
+        ("redis.connect_timeout_seconds", config.redis.connect_timeout_seconds),
+        ("redis.command_timeout_seconds", config.redis.command_timeout_seconds),
+        ("redis.reconnect_max_seconds", config.redis.reconnect_max_seconds),
+        ("queues.max_attempts", u64::from(config.queues.max_attempts)),
+        ("queues.backoff_base_ms", config.queues.backoff_base_ms),
+        ("queues.job_timeout_seconds", config.queues.job_timeout_seconds),
+        ("worker.memory_budget_mb", config.worker.memory_budget_mb),
+        ("worker.sweep_seconds", config.worker.sweep_seconds),
+        ("uploads.max_images", uploads.max_images as u64),
+        ("dreams.history_events", config.dreams.history_events),
+        ("dreams.history_seconds", config.dreams.history_seconds),
+    ] {
+        if value == 0 {
+            errors.push(format!("{name}: must be 1 or more"));
+        }
+    }
+    for (name, queue) in [("queues.images", &config.queues.images), ("queues.deletes", &config.queues.deletes)] {
+        if queue.is_empty() {
+            errors.push(format!("{name}: `{queue}` is not a queue name (1 to 64 letters, digits, `_`, `.` or `-`)"));
+        }
+    }
+    if config.queues.images == config.queues.deletes {
+        errors.push("queues.images and queues.deletes: must differ".to_owned());
+    }
+    if tracing_subscriber::EnvFilter::try_new(&config.log.filter).is_err() {
+        errors.push(format!(
+            "log.filter (RUST_LOG): `{}` is not a filter such as info or info,oneiro_worker=debug",
+            config.log.filter
+        ));
+    }
+}

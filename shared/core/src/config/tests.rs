@@ -1,0 +1,84 @@
+use super::*;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[test]
+fn defaults_are_complete_but_for_the_secret() {
+    let errors = Config::from_layers(Role::Api, None, &env(&[])).unwrap_err();
+    assert_eq!(errors.messages().len(), 1, "{errors}");
+    assert!(errors.messages()[0].contains("JWT_SECRET"), "{errors}");
+    Config::from_layers(Role::Worker, None, &env(&[])).expect("a worker needs no secret");
+}
+
+#[test]
+fn all_mistakes_are_reported_together() {
+    let errors = Config::from_layers(
+        Role::Api,
+        None,
+        &env(&[
+            ("HTTP_ADDR", "nowhere"),
+            ("REDIS_URL", "http://x"),
+            ("STORAGE_URL", "ftp://x"),
+            ("JWT_SECRET", "short"),
+            ("ONEIRO_UPLOADS_MAX_IMAGES", "many"),
+            ("RUST_LOG", "a=b=c"),
+        ]),
+    )
+    .unwrap_err()
+    .to_string();
+    for name in ["HTTP_ADDR", "REDIS_URL", "STORAGE_URL", "JWT_SECRET", "ONEIRO_UPLOADS_MAX_IMAGES", "RUST_LOG"] {
+        assert!(errors.contains(name), "{name} is missing from: {errors}");
+    }
+}
+
+#[test]
+fn port_replaces_the_port_unless_the_address_is_explicit() {
+    let with = |pairs: &[(&str, &str)]| Config::from_layers(Role::Api, None, &env(pairs)).unwrap();
+    assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000")]).http.addr, "127.0.0.1:5000");
+    assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000"), ("HTTP_ADDR", "0.0.0.0:9")]).http.addr, "0.0.0.0:9");
+    assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "")]).http.addr, "127.0.0.1:8000");
+    assert!(Config::from_layers(Role::Api, None, &env(&[("JWT_SECRET", SECRET), ("PORT", "x")])).is_err());
+}
+
+#[test]
+fn a_file_overrides_defaults_and_unknown_keys_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("oneiro.toml");
+    std::fs::write(&path, "[uploads]\nmax_images = 3\n[images]\nbackground = \"#ffffff\"\n").unwrap();
+    let config = Config::from_layers(Role::Worker, Some(&path), &env(&[])).unwrap();
+    assert_eq!(config.uploads.max_images, 3);
+    assert_eq!(config.images.pipeline["background"].as_str(), Some("#ffffff"));
+    std::fs::write(&path, "[uploads]\nmax_imgs = 3\nmax_images = \"3\"\n[nope]\n").unwrap();
+    let errors = Config::from_layers(Role::Worker, Some(&path), &env(&[])).unwrap_err().to_string();
+    for word in ["max_imgs", "uploads.max_images", "[nope]"] {
+        assert!(errors.contains(word), "{word} is missing from: {errors}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = Config::from_layers(
+        Role::Api,
+        None,
+        &env(&[("JWT_SECRET", SECRET), ("REDIS_URL", "redis://:hunter2@localhost:1/0")]),
+    )
+    .unwrap();
+    for shown in [config.to_toml(), format!("{config:?}")] {
+        assert!(!shown.contains(SECRET) && !shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn lists_come_from_the_environment_separated_by_commas() {
+    let config = Config::from_layers(
+        Role::Worker,
+        None,
+        &env(&[("ONEIRO_HTTP_CORS_ORIGINS", "https://a.example, https://b.example")]),
+    )
+    .unwrap();
+    assert_eq!(config.http.cors_origins, ["https://a.example", "https://b.example"]);
+}

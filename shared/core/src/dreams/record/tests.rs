@@ -1,0 +1,112 @@
+use super::*;
+
+fn image(id: u64) -> NewImage {
+    let original = Original { key: format!("originals/1/{id}"), bytes: 1, content_type: "image/jpeg".into() };
+    NewImage { id: ImageId::new(id).unwrap(), secret: "s".into(), position: 0, original }
+}
+
+fn dream(images: u64) -> Dream {
+    let text = NewText { title: "t".into(), content: "c".into(), ..NewText::default() };
+    Dream::new(
+        DreamId::new(1).unwrap(),
+        UserId::from(7),
+        text,
+        (1..=images).map(image).collect(),
+        "2025-04-08T10:00:00".into(),
+        0.0,
+    )
+}
+
+fn done() -> ImageState {
+    ImageState::Completed(ImageResult {
+        width: 1,
+        height: 1,
+        placeholder: String::new(),
+        dominant_color: "#000000".into(),
+        perceptual_hash: String::new(),
+        default_variant: "m".into(),
+        variants: BTreeMap::new(),
+    })
+}
+
+fn failed() -> ImageState {
+    ImageState::Failed(ImageFailure { code: "corrupt_image".into(), detail: "it is corrupt".into() })
+}
+
+fn id(n: u64) -> ImageId {
+    ImageId::new(n).unwrap()
+}
+
+#[test]
+fn a_dream_without_images_is_completed_from_the_start() {
+    assert_eq!(dream(0).status, DreamStatus::Completed);
+    assert_eq!(dream(1).status, DreamStatus::Processing);
+}
+
+#[test]
+fn only_the_last_outcome_is_told_and_some_successes_make_it_completed() {
+    let mut dream = dream(3);
+    assert_eq!(dream.settle(id(1), 1, failed()), Some(false));
+    assert_eq!(dream.settle(id(2), 1, done()), Some(false));
+    assert_eq!(dream.derived_status(), DreamStatus::Processing);
+    assert_eq!(dream.settle(id(3), 1, failed()), Some(true));
+    assert_eq!(dream.derived_status(), DreamStatus::Completed);
+}
+
+#[test]
+fn it_fails_only_when_nothing_succeeded() {
+    let mut dream = dream(2);
+    dream.settle(id(1), 1, failed());
+    dream.settle(id(2), 1, failed());
+    assert_eq!(dream.derived_status(), DreamStatus::Failed);
+}
+
+#[test]
+fn a_duplicate_or_outdated_outcome_changes_nothing() {
+    let mut dream = dream(1);
+    assert_eq!(dream.settle(id(1), 1, done()), Some(true));
+    assert_eq!(dream.settle(id(1), 1, failed()), None, "a late failure after a success");
+    assert_eq!(dream.settle(id(9), 1, done()), None, "an unknown image");
+    let mut dream = self::dream(1);
+    dream.settle(id(1), 1, failed());
+    assert_eq!(dream.retry_failed(), [id(1)]);
+    assert_eq!(dream.settle(id(1), 1, failed()), None, "an outcome of the run before the retry");
+    assert_eq!(dream.settle(id(1), 2, done()), Some(true));
+}
+
+#[test]
+fn deleting_wins_over_outcomes_and_leaves_a_tombstone() {
+    let mut dream = dream(2);
+    assert!(dream.begin_delete(None));
+    assert!(!dream.begin_delete(None), "once is enough");
+    assert_eq!(dream.derived_status(), DreamStatus::DeleteProcessing);
+    assert_eq!(dream.settle(id(1), 1, done()), None);
+    dream.fail_delete();
+    assert_eq!(dream.derived_status(), DreamStatus::DeleteFailed);
+    assert!(dream.begin_delete(None), "asking again starts another");
+    dream.finish_delete();
+    assert!(dream.is_deleted() && dream.images.is_empty() && dream.title.is_empty());
+}
+
+#[test]
+fn a_partial_deletion_takes_its_images_and_nothing_else() {
+    let mut dream = dream(3);
+    dream.begin_delete(Some(vec![id(2)]));
+    dream.begin_delete(Some(vec![id(3)]));
+    assert_eq!(dream.deletion.as_ref().unwrap().images, Some(vec![id(2), id(3)]));
+    assert_eq!(dream.settle(id(1), 1, done()), Some(false), "told after the deletion");
+    dream.finish_delete();
+    assert_eq!(dream.images.iter().map(|i| i.id).collect::<Vec<_>>(), [id(1)]);
+    dream.deletion = None;
+    assert_eq!(dream.derived_status(), DreamStatus::Completed);
+}
+
+#[test]
+fn the_record_survives_serialisation() {
+    let mut dream = dream(2);
+    dream.settle(id(1), 1, done());
+    dream.settle(id(2), 1, failed());
+    dream.begin_delete(Some(vec![id(2)]));
+    let json = serde_json::to_vec(&dream).unwrap();
+    assert_eq!(serde_json::from_slice::<Dream>(&json).unwrap(), dream);
+}

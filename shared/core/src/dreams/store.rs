@@ -1,0 +1,351 @@
+//! Where dreams live: one document a dream on its channel, an index per user, and an index of dreams that wait for an outcome.
+//!
+//! | key | type | holds | lifetime |
+//! |---|---|---|---|
+//! | the document of channel `dream_images_{id}` | see `oneiro_events` | the record as JSON | until deleted, then a tombstone for `dreams.tombstone_seconds` |
+//! | `{prefix}:user:{user}:dreams` | sorted set, score = id | the user's dreams | with the dreams |
+//! | `{prefix}:dreams:unsettled` | sorted set, score = ms of the last move | dreams that a sweep has to look at if nothing moves | until settled |
+//! | `{prefix}:dream_id`, `{prefix}:image_id` | counter | the last id given | for ever |
+//!
+//! A crash between two of these writes leaves nothing stuck: a dream enters `unsettled` before its originals are stored and leaves it
+//! after its terminal event is published, so whatever was interrupted is found by the worker's sweep.
+
+use super::{Dream, DreamId, ImageId, ImageUpdate};
+use crate::{auth::UserId, clock, config::DreamsConfig, storage::Storage};
+use fred::{
+    clients::Client,
+    interfaces::{KeysInterface, SortedSetsInterface},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use oneiro_events::{Broker, Commit, EventError, Position};
+use std::time::Duration;
+
+/// A change that meets this many other writers in a row gives up. Writers of one dream are its images' workers, a handful.
+const MAX_CONFLICTS: u32 = 200;
+/// Documents of one page that are read at once.
+const READS_AT_ONCE: usize = 16;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Redis did not answer, or refused.
+    #[error("the record store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A record does not parse: written by a newer version, or damaged.
+    #[error("the record of dream {id} cannot be read")]
+    Corrupt {
+        /// Whose.
+        id: DreamId,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// There is no such dream.
+    #[error("there is no dream {0}")]
+    NotFound(DreamId),
+    /// Too many others changed it at the same time.
+    #[error("dream {0} is changed by too many writers at once")]
+    Busy(DreamId),
+}
+
+impl From<EventError> for StoreError {
+    fn from(error: EventError) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+impl From<fred::error::Error> for StoreError {
+    fn from(error: fred::error::Error) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+/// What a change of a record amounts to.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// Nothing is written.
+    Keep(T),
+    /// The record is replaced; clients are not told.
+    Save(T),
+    /// The record is replaced with its state derived anew and its version raised, and the event is published, in one step.
+    Announce(T),
+}
+
+/// A page of a user's dreams.
+#[derive(Debug)]
+pub struct DreamPage {
+    /// Newest first.
+    pub dreams: Vec<Dream>,
+    /// Where the next page begins, `None` at the end.
+    pub next: Option<DreamId>,
+}
+
+/// The dreams. Cheap to clone.
+#[derive(Clone)]
+pub struct DreamStore {
+    broker: Broker,
+    client: Client,
+    storage: Storage,
+    prefix: String,
+    tombstone: Duration,
+}
+
+impl DreamStore {
+    /// Opens the store on a connected client; `storage` only turns object keys into URLs here.
+    pub fn new(broker: Broker, client: Client, storage: Storage, key_prefix: &str, config: &DreamsConfig) -> Self {
+        Self { broker, client, storage, prefix: key_prefix.to_owned(), tombstone: config.tombstone() }
+    }
+
+    /// Takes a new dream id and notes it as unsettled, so that what is stored for it is swept up should its record never come.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn begin(&self) -> Result<DreamId, StoreError> {
+        let id = self.next_id("dream_id").await?;
+        let id = DreamId::new(id).expect("a counter does not reach 2^53");
+        self.touch(id).await?;
+        Ok(id)
+    }
+
+    /// Takes a new image id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn next_image_id(&self) -> Result<ImageId, StoreError> {
+        Ok(ImageId::new(self.next_id("image_id").await?).expect("a counter does not reach 2^53"))
+    }
+
+    /// Writes a new record and publishes its first event in one step.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], also where the id is taken, which a counter does not let happen.
+    pub async fn create(&self, dream: &Dream) -> Result<(), StoreError> {
+        let body = encode(dream);
+        let event = self.event(dream);
+        let commit = Commit { expected: None, body: Some(&body), event: Some(&event), expire_after: None };
+        self.broker.commit(&dream.id.channel(), commit).await?;
+        Ok(())
+    }
+
+    /// Puts the dream on its owner's list and, where it has nothing to wait for, takes it off the unsettled ones.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn enlist(&self, dream: &Dream) -> Result<(), StoreError> {
+        #[expect(clippy::cast_precision_loss, reason = "ids are below 2^53")]
+        let entry = (dream.id.get() as f64, dream.id.get());
+        let () = self.client.zadd(self.user_key(&dream.owner), None, None, false, false, vec![entry]).await?;
+        if dream.is_settled() { self.forget_unsettled(dream.id).await } else { Ok(()) }
+    }
+
+    /// Reads a record; a tombstone is one too (see [`Dream::is_deleted`]).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Corrupt`].
+    pub async fn load(&self, id: DreamId) -> Result<Option<Dream>, StoreError> {
+        let document = self.broker.document(&id.channel()).await?;
+        document.map(|document| decode(id, &document.body)).transpose()
+    }
+
+    /// Reads a record and the position of its channel's last event in one step.
+    ///
+    /// # Errors
+    /// As [`DreamStore::load`].
+    pub async fn snapshot(&self, id: DreamId) -> Result<(Option<Dream>, Position), StoreError> {
+        let (document, position) = self.broker.snapshot(&id.channel()).await?;
+        let dream = document.map(|document| decode(id, &document.body)).transpose()?;
+        Ok((dream, position))
+    }
+
+    /// The newest `limit` dreams of a user whose id is below `before`.
+    ///
+    /// # Errors
+    /// As [`DreamStore::load`].
+    pub async fn list(&self, owner: &UserId, limit: usize, before: Option<DreamId>) -> Result<DreamPage, StoreError> {
+        let top = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
+        // One more than asked for tells whether there is a next page.
+        let window = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
+        let mut ids: Vec<u64> =
+            self.client.zrevrangebyscore(self.user_key(owner), top, "-inf", false, Some((0, window))).await?;
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        let ids: Vec<DreamId> = ids.into_iter().filter_map(DreamId::new).collect();
+        let next = if more { ids.last().copied() } else { None };
+        let found: Vec<Option<Dream>> =
+            stream::iter(ids).map(|id| self.load(id)).buffered(READS_AT_ONCE).try_collect().await?;
+        let dreams = found.into_iter().flatten().filter(|dream| !dream.is_deleted()).collect();
+        Ok(DreamPage { dreams, next })
+    }
+
+    /// Changes a record: reads it, lets `change` decide, writes it unless somebody else did meanwhile, then begins again.
+    ///
+    /// `change` may run several times, each time on a fresh record.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Busy`], and as [`DreamStore::load`].
+    pub async fn change<T>(
+        &self,
+        id: DreamId,
+        mut change: impl FnMut(&mut Dream) -> Change<T>,
+    ) -> Result<(Dream, T), StoreError> {
+        let channel = id.channel();
+        for _ in 0..MAX_CONFLICTS {
+            let document = self.broker.document(&channel).await?.ok_or(StoreError::NotFound(id))?;
+            let mut dream = decode(id, &document.body)?;
+            let (outcome, event) = match change(&mut dream) {
+                Change::Keep(outcome) => return Ok((dream, outcome)),
+                Change::Save(outcome) => (outcome, None),
+                Change::Announce(outcome) => {
+                    dream.status = dream.derived_status();
+                    dream.status_at = clock::unix_seconds();
+                    dream.version += 1;
+                    (outcome, Some(self.event(&dream)))
+                }
+            };
+            let body = encode(&dream);
+            let commit = Commit {
+                expected: Some(document.revision),
+                body: Some(&body),
+                event: event.as_deref(),
+                expire_after: dream.is_deleted().then_some(self.tombstone),
+            };
+            // An announced wait for an outcome is noted before it begins, an announced outcome is struck off after it is told.
+            if event.is_some() && !dream.is_settled() {
+                self.touch(id).await?;
+            }
+            match self.broker.commit(&channel, commit).await {
+                Ok(_) => {
+                    if event.is_some() && dream.is_settled() {
+                        self.strike_off(&dream).await;
+                    }
+                    return Ok((dream, outcome));
+                }
+                Err(EventError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Busy(id))
+    }
+
+    /// Publishes an event that is not kept: late clients do not need it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn publish_transient(&self, id: DreamId, event: &serde_json::Value) -> Result<(), StoreError> {
+        self.broker.notify(&id.channel(), event.to_string().as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Up to `limit` dreams that wait for an outcome and have not moved for `idle`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn unsettled(&self, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
+        let before = clock::unix_millis().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
+        let ids: Vec<u64> = self
+            .client
+            .zrangebyscore(self.unsettled_key(), f64::NEG_INFINITY, before as f64, false, Some((0, limit)))
+            .await?;
+        Ok(ids.into_iter().filter_map(DreamId::new).collect())
+    }
+
+    /// Notes that something was done about an unsettled dream: the sweep looks again only after a while.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn touch(&self, id: DreamId) -> Result<(), StoreError> {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
+        let entry = (clock::unix_millis() as f64, id.get());
+        let () = self.client.zadd(self.unsettled_key(), None, None, false, false, vec![entry]).await?;
+        Ok(())
+    }
+
+    /// Takes a dream off the unsettled ones.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn forget_unsettled(&self, id: DreamId) -> Result<(), StoreError> {
+        let () = self.client.zrem(self.unsettled_key(), id.get()).await?;
+        Ok(())
+    }
+
+    /// Lets one process at a time do what `name` says: `true` for the one that may, for `lease` from now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn take_turn(&self, name: &str, lease: Duration) -> Result<bool, StoreError> {
+        let key = format!("{}:turn:{name}", self.prefix);
+        let expire = fred::types::Expiration::PX(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+        let taken: Option<String> =
+            self.client.set(key, "taken", Some(expire), Some(fred::types::SetOptions::NX), false).await?;
+        Ok(taken.is_some())
+    }
+
+    /// Counts one call of `who` in the present minute: `Ok(None)` below `limit`, else how long to wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn count_call(&self, who: &UserId, limit: u64) -> Result<Option<Duration>, StoreError> {
+        const WINDOW_SECONDS: u64 = 60;
+        if limit == 0 {
+            return Ok(None);
+        }
+        let now = clock::unix_millis() / 1000;
+        let key = format!("{}:rate:{who}:{}", self.prefix, now / WINDOW_SECONDS);
+        let calls: u64 = self.client.incr(&key).await?;
+        if calls == 1 {
+            let () = self.client.expire(&key, 2 * WINDOW_SECONDS as i64, None).await?;
+        }
+        Ok((calls > limit).then(|| Duration::from_secs(WINDOW_SECONDS - now % WINDOW_SECONDS)))
+    }
+
+    /// The event that tells a record's present state.
+    pub fn latest_update(&self, dream: &Dream) -> ImageUpdate {
+        dream.update(&|key| self.storage.media_url(key))
+    }
+
+    /// The REST body of a record.
+    pub fn view(&self, dream: &Dream) -> super::DreamView {
+        dream.view(&|key| self.storage.media_url(key))
+    }
+
+    /// After a terminal event. Failing here costs the sweep a look, nothing else.
+    async fn strike_off(&self, dream: &Dream) {
+        if let Err(error) = self.forget_unsettled(dream.id).await {
+            tracing::debug!(dream.id = dream.id.get(), %error, "a settled dream stays on the sweep's list");
+        }
+        if dream.is_deleted() {
+            let removed: Result<(), fred::error::Error> =
+                self.client.zrem(self.user_key(&dream.owner), dream.id.get()).await;
+            if let Err(error) = removed {
+                tracing::debug!(dream.id = dream.id.get(), %error, "a deleted dream stays in its owner's index, where lists skip it");
+            }
+        }
+    }
+
+    fn event(&self, dream: &Dream) -> Vec<u8> {
+        serde_json::to_vec(&self.latest_update(dream)).expect("an event has only strings as map keys")
+    }
+
+    async fn next_id(&self, counter: &str) -> Result<u64, StoreError> {
+        Ok(self.client.incr(format!("{}:{counter}", self.prefix)).await?)
+    }
+
+    fn user_key(&self, owner: &UserId) -> String {
+        format!("{}:user:{owner}:dreams", self.prefix)
+    }
+
+    fn unsettled_key(&self) -> String {
+        format!("{}:dreams:unsettled", self.prefix)
+    }
+}
+
+fn encode(dream: &Dream) -> Vec<u8> {
+    serde_json::to_vec(dream).expect("a record has only strings as map keys")
+}
+
+fn decode(id: DreamId, body: &[u8]) -> Result<Dream, StoreError> {
+    serde_json::from_slice(body).map_err(|source| StoreError::Corrupt { id, source })
+}

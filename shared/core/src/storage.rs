@@ -1,0 +1,401 @@
+//! The object store behind one type: originals in, variants out, by key. A local folder, memory, S3, Google Cloud Storage or Azure.
+
+use crate::config::StorageConfig;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
+    buffered::BufWriter, local::LocalFileSystem, memory::InMemory, path::Path, prefix::PrefixStore,
+};
+use std::{path::PathBuf, sync::Arc};
+use url::Url;
+
+/// Variants never change under their key, so browsers and proxies may keep them for a year.
+pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+/// Bytes buffered for one upload before it becomes a multipart one; S3 wants parts of 5 MB or more.
+const PART_BYTES: usize = 5 * 1024 * 1024;
+
+/// Why an object could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// There is no such object.
+    #[error("there is no object `{0}`")]
+    NotFound(String),
+    /// The key is not one.
+    #[error("`{0}` is not an object key")]
+    BadKey(String),
+    /// The range is outside of the object.
+    #[error("the range is outside of the object")]
+    BadRange,
+    /// The object is larger than the caller allows.
+    #[error("the object has {size} bytes, more than the {limit} allowed")]
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The store did not do it: full disk, no network, no permission. Trying again later may help.
+    #[error("the object store failed")]
+    Failed(#[source] object_store::Error),
+}
+
+/// Why a storage URL is refused.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{url}` cannot be used: {reason}; examples: file:///var/lib/oneiro, file://./var/storage, memory:///, s3://bucket/prefix"
+)]
+pub struct StorageUrlError {
+    url: String,
+    reason: String,
+}
+
+/// A parsed storage URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// This process's memory: everything is gone when it ends, and no other process sees it.
+    Memory,
+    /// A cloud store.
+    Cloud(Url),
+}
+
+/// Reads a storage URL. `file://./dir` and `file://dir` are relative to the working directory.
+///
+/// # Errors
+/// Where the scheme is unknown or the URL malformed.
+pub fn parse_url(text: &str) -> Result<Location, StorageUrlError> {
+    let refuse = |reason: &str| StorageUrlError { url: redact(text), reason: reason.to_owned() };
+    if let Some(path) = text.strip_prefix("file://") {
+        return if path.is_empty() {
+            Err(refuse("it names no folder"))
+        } else {
+            Ok(Location::Folder(PathBuf::from(path)))
+        };
+    }
+    let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
+    match url.scheme() {
+        "memory" => Ok(Location::Memory),
+        "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" if url.host_str().is_some() => Ok(Location::Cloud(url)),
+        "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" => Err(refuse("it names no bucket")),
+        other => Err(refuse(&format!("the scheme `{other}` is unknown"))),
+    }
+}
+
+/// Credentials belong into the environment; should a URL carry them, no message repeats them.
+fn redact(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(mut url) if url.password().is_some() || !url.username().is_empty() => {
+            // Both fail only for URLs that cannot have a user, which this branch excludes.
+            let _ = url.set_password(None);
+            let _ = url.set_username("");
+            url.to_string()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// Metadata of a stored object.
+#[derive(Debug, Clone)]
+pub struct ObjectInfo {
+    /// Size in bytes.
+    pub size: u64,
+    /// Changes when the object does.
+    pub etag: Option<String>,
+    /// Media type it was stored with, where the store keeps one.
+    pub content_type: Option<String>,
+}
+
+/// An object being read.
+pub struct Download {
+    /// Of the whole object.
+    pub info: ObjectInfo,
+    /// Bytes from where to where (exclusive) the stream gives.
+    pub range: std::ops::Range<u64>,
+    /// The bytes.
+    pub stream: BoxStream<'static, Result<Bytes, StorageError>>,
+}
+
+/// The object store. Cheap to clone.
+#[derive(Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    /// The local folder loses attributes (it has nowhere to keep them) and refuses to store them.
+    keeps_attributes: bool,
+    media_base: String,
+}
+
+impl Storage {
+    /// Opens the store; a local folder is created where it is missing. Cloud credentials come from the environment names of each
+    /// provider (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, ...).
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the URL, the folder or the credentials.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the providers define these environment names, not our configuration"
+    )]
+    pub fn open(config: &StorageConfig) -> Result<Self, StorageUrlError> {
+        let refuse = |reason: String| StorageUrlError { url: redact(&config.url), reason };
+        let location = parse_url(&config.url)?;
+        let keeps_attributes = !matches!(location, Location::Folder(_));
+        let store: Arc<dyn ObjectStore> = match location {
+            Location::Memory => Arc::new(InMemory::new()),
+            Location::Folder(dir) => {
+                std::fs::create_dir_all(&dir).map_err(|error| refuse(format!("cannot create the folder: {error}")))?;
+                let local = LocalFileSystem::new_with_prefix(&dir).map_err(|error| refuse(error.to_string()))?;
+                Arc::new(local.with_automatic_cleanup(true).with_fsync(config.fsync))
+            }
+            Location::Cloud(url) => {
+                let env = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+                let (store, prefix) =
+                    object_store::parse_url_opts(&url, env).map_err(|error| refuse(error.to_string()))?;
+                if prefix.as_ref().is_empty() { Arc::from(store) } else { Arc::new(PrefixStore::new(store, prefix)) }
+            }
+        };
+        let base = config.public_media_url.trim_end_matches('/');
+        let media_base = if base.is_empty() { "/media".to_owned() } else { base.to_owned() };
+        Ok(Self { store, keeps_attributes, media_base })
+    }
+
+    /// The URL under which browsers fetch a variant.
+    pub fn media_url(&self, key: &str) -> String {
+        format!("{}/{}", self.media_base, key.strip_prefix("media/").unwrap_or(key))
+    }
+
+    /// Starts an upload of unknown length. Nothing is visible under the key before [`Upload::finish`].
+    ///
+    /// # Errors
+    /// [`StorageError::BadKey`].
+    pub fn upload(&self, key: &str, content_type: &str) -> Result<Upload, StorageError> {
+        let writer = BufWriter::with_capacity(self.store.clone(), parse_key(key)?, PART_BYTES)
+            .with_attributes(self.attributes(content_type, false));
+        Ok(Upload { writer })
+    }
+
+    /// Stores a variant whole; it replaces what was there.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] where the store did not take it.
+    pub async fn put_variant(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<(), StorageError> {
+        let options = PutOptions { attributes: self.attributes(content_type, true), ..PutOptions::default() };
+        self.store
+            .put_opts(&parse_key(key)?, PutPayload::from_bytes(bytes), options)
+            .await
+            .map_err(|error| failed(key, error))?;
+        Ok(())
+    }
+
+    /// Reads an object whole.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`] before anything is read, [`StorageError::Failed`].
+    pub async fn read(&self, key: &str, limit: u64) -> Result<Bytes, StorageError> {
+        let found = self.store.get(&parse_key(key)?).await.map_err(|error| failed(key, error))?;
+        if found.meta.size > limit {
+            return Err(StorageError::TooLarge { size: found.meta.size, limit });
+        }
+        found.bytes().await.map_err(|error| failed(key, error))
+    }
+
+    /// Opens an object, or a part of it, for streaming.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::BadRange`], [`StorageError::Failed`].
+    pub async fn download(&self, key: &str, range: Option<GetRange>) -> Result<Download, StorageError> {
+        let ranged = range.is_some();
+        let options = GetOptions { range, ..GetOptions::default() };
+        let found = self.store.get_opts(&parse_key(key)?, options).await.map_err(|error| match failed(key, error) {
+            // The stores report an unsatisfiable range as a generic failure; an absent object has its own error.
+            StorageError::Failed(object_store::Error::Generic { .. }) if ranged => StorageError::BadRange,
+            other => other,
+        })?;
+        let info = ObjectInfo {
+            size: found.meta.size,
+            etag: found.meta.e_tag.clone(),
+            content_type: found.attributes.get(&Attribute::ContentType).map(|value| value.to_string()),
+        };
+        let range = found.range.clone();
+        let name = key.to_owned();
+        let stream = found.into_stream().map_err(move |error| failed(&name, error)).boxed();
+        Ok(Download { info, range, stream })
+    }
+
+    /// Deletes an object; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`].
+    pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        match self.store.delete(&parse_key(key)?).await.map_err(|error| failed(key, error)) {
+            Ok(()) | Err(StorageError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes every object below a prefix (`media/1-ab`), and says how many there were. Running it again is harmless.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] at the first object that resists.
+    pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StorageError> {
+        let path = parse_key(prefix)?;
+        let keys: Vec<Path> = self
+            .store
+            .list(Some(&path))
+            .map_ok(|meta| meta.location)
+            .try_collect()
+            .await
+            .map_err(|error| failed(prefix, error))?;
+        let mut deleted = 0;
+        for key in keys {
+            self.delete(key.as_ref()).await?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    /// Whether the store takes and gives back a small object: what readiness asks.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`].
+    pub async fn check(&self) -> Result<(), StorageError> {
+        let key = Path::from("health/probe");
+        self.store.put(&key, PutPayload::from_static(b"ok")).await.map_err(StorageError::Failed)?;
+        Ok(())
+    }
+
+    fn attributes(&self, content_type: &str, is_immutable: bool) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.keeps_attributes {
+            attributes.insert(Attribute::ContentType, content_type.to_owned().into());
+            if is_immutable {
+                attributes.insert(Attribute::CacheControl, IMMUTABLE.into());
+            }
+        }
+        attributes
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Storage({})", self.store)
+    }
+}
+
+/// An upload under way. Dropped before [`Upload::finish`], it leaves nothing behind but what [`Upload::abort`] would have removed.
+pub struct Upload {
+    writer: BufWriter,
+}
+
+impl Upload {
+    /// Adds bytes; waits while the store is slower than the caller.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`].
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.writer.put(bytes).await.map_err(StorageError::Failed)
+    }
+
+    /// Makes the object visible and durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`]: nothing is visible then.
+    pub async fn finish(mut self) -> Result<(), StorageError> {
+        use tokio::io::AsyncWriteExt;
+        self.writer.shutdown().await.map_err(|error| {
+            StorageError::Failed(match error.downcast::<object_store::Error>() {
+                Ok(error) => error,
+                Err(error) => object_store::Error::Generic { store: "upload", source: Box::new(error) },
+            })
+        })
+    }
+
+    /// Throws away what was written.
+    pub async fn abort(mut self) {
+        if let Err(error) = self.writer.abort().await {
+            tracing::warn!(%error, "an aborted upload left parts behind; the store's own clean-up has to remove them");
+        }
+    }
+}
+
+fn parse_key(key: &str) -> Result<Path, StorageError> {
+    Path::parse(key).map_err(|_| StorageError::BadKey(key.to_owned()))
+}
+
+fn failed(key: &str, error: object_store::Error) -> StorageError {
+    match error {
+        object_store::Error::NotFound { .. } => StorageError::NotFound(key.to_owned()),
+        other => StorageError::Failed(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(dir: &std::path::Path) -> Storage {
+        let url = format!("file://{}", dir.display());
+        Storage::open(&StorageConfig { url, public_media_url: String::new(), fsync: false }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_invisible_until_it_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        let mut upload = storage.upload("originals/1/2", "image/jpeg").unwrap();
+        upload.write(Bytes::from(vec![7; PART_BYTES + 1])).await.unwrap();
+        assert!(matches!(storage.read("originals/1/2", 1 << 30).await, Err(StorageError::NotFound(_))));
+        upload.finish().await.unwrap();
+        assert_eq!(storage.read("originals/1/2", 1 << 30).await.unwrap().len(), PART_BYTES + 1);
+        assert!(matches!(storage.read("originals/1/2", 10).await, Err(StorageError::TooLarge { limit: 10, .. })));
+    }
+
+    #[tokio::test]
+    async fn deleting_twice_is_harmless_and_a_prefix_takes_all_below_it_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        for key in ["media/1-a/x/large.jpg", "media/1-a/x/small.jpg", "media/1-ab/x/small.jpg"] {
+            storage.put_variant(key, Bytes::from_static(b"x"), "image/jpeg").await.unwrap();
+        }
+        assert_eq!(storage.delete_prefix("media/1-a").await.unwrap(), 2);
+        assert_eq!(storage.delete_prefix("media/1-a").await.unwrap(), 0);
+        assert!(storage.read("media/1-ab/x/small.jpg", 10).await.is_ok());
+        storage.delete("media/1-ab/x/small.jpg").await.unwrap();
+        storage.delete("media/1-ab/x/small.jpg").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn keys_that_climb_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        for key in ["../x", "media/../../etc/passwd", "a//b", "media/./x"] {
+            assert!(storage.download(key, None).await.is_err(), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn ranges_are_read_and_impossible_ones_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        storage.put_variant("media/a", Bytes::from_static(b"0123456789"), "x/y").await.unwrap();
+        let part = storage.download("media/a", Some(GetRange::Bounded(2..5))).await.unwrap();
+        assert_eq!((part.range.clone(), part.info.size), (2..5, 10));
+        let bytes: Vec<Bytes> = part.stream.try_collect().await.unwrap();
+        assert_eq!(bytes.concat(), b"234");
+        assert!(matches!(storage.download("media/a", Some(GetRange::Offset(10))).await, Err(StorageError::BadRange)));
+    }
+
+    #[test]
+    fn urls_are_parsed_and_credentials_not_repeated() {
+        assert_eq!(parse_url("file:///a b").unwrap(), Location::Folder("/a b".into()));
+        assert_eq!(parse_url("file://./var/storage").unwrap(), Location::Folder("./var/storage".into()));
+        assert_eq!(parse_url("memory:///").unwrap(), Location::Memory);
+        assert!(matches!(parse_url("s3://bucket/prefix").unwrap(), Location::Cloud(_)));
+        for bad in ["", "file://", "ftp://user:pw@x/", "s3://", "/plain/path"] {
+            let error = parse_url(bad).unwrap_err().to_string();
+            assert!(!error.contains("pw"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Logs and metrics of one process.
+
+use crate::config::{LogConfig, LogFormat};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Buckets of every duration histogram, in seconds: from a queue's pick-up (a millisecond) to a job's limit (a minute).
+const SECONDS_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Starts logging to standard error as configured. Call once per process; a second call changes nothing.
+pub fn init_logs(config: &LogConfig) {
+    let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match config.format {
+        LogFormat::Text => {
+            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi)).try_init()
+        }
+        LogFormat::Json => {
+            let layer = tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .with_writer(std::io::stderr);
+            registry.with(layer).try_init()
+        }
+    };
+    // A test process may have a subscriber already; it goes on with that one.
+    drop(started);
+}
+
+/// Installs the process-wide metrics recorder; [`PrometheusHandle::render`] gives what `/metrics` answers.
+///
+/// # Errors
+/// Where a recorder is already installed.
+pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)?
+        .install_recorder()
+}
