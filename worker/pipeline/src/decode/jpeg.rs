@@ -1,0 +1,139 @@
+//! JPEG by libjpeg-turbo: photographs as the planes they are stored in, at the smallest of the scales 1, 1/2, 1/4, 1/8 that suffices.
+//! Those four have SIMD code; the others that the library offers are slower than decoding more pixels.
+
+use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp, YuvImage};
+
+use super::{Decoded, may_salvage};
+use crate::buffers::Buffers;
+use crate::header::{Probed, jpeg_has_end};
+use crate::raster::{Layout, Raster};
+use crate::settings::Settings;
+use crate::{Format, PipelineError};
+
+/// Decoded pixels for each pixel of the result, at the least: below, the block structure of the scaled DCT shows against a full decode.
+const OVERSAMPLING: f64 = 2.0;
+/// The value that a buffer is filled with before a salvage, so that an untouched one is told from a decoded one: mid grey.
+const UNTOUCHED: u8 = 128;
+
+/// A decompressor, made on first use and kept: setting one up allocates its tables anew.
+pub(super) struct JpegDecoder {
+    inner: Option<Decompressor>,
+}
+
+impl JpegDecoder {
+    pub(super) fn new() -> Self {
+        Self { inner: None }
+    }
+
+    pub(super) fn decode<'a>(
+        &mut self,
+        buffers: &mut Buffers,
+        bytes: &'a [u8],
+        probed: &Probed<'a>,
+        scale: f64,
+        settings: &Settings,
+    ) -> Result<Decoded<'a>, PipelineError> {
+        let failed = |error: turbojpeg::Error| PipelineError::undecodable(Format::Jpeg, error);
+        // A decompressor that met an error is dropped: the next image starts from a clean one.
+        let mut decompressor = match self.inner.take() {
+            Some(kept) => kept,
+            None => Decompressor::new().map_err(|error| PipelineError::encode("setting up the JPEG decoder", error))?,
+        };
+        decompressor.set_scan_limit(settings.limits.max_scans).map_err(failed)?;
+        let stored = decompressor.read_header(bytes).map_err(failed)?;
+        let expected = (probed.header.coded_width() as usize, probed.header.coded_height() as usize);
+        if (stored.width, stored.height) != expected {
+            // What was checked against the limits is not what would be decoded.
+            return Err(PipelineError::corrupt(Format::Jpeg, "its header can be read in two ways"));
+        }
+        let factor = scaling_factor(scale);
+        decompressor.set_scaling_factor(factor).map_err(failed)?;
+        let mut raster = allocate(buffers, &stored, factor)?;
+        if may_salvage(settings) {
+            raster.all_samples_mut().fill(UNTOUCHED);
+        }
+        let outcome = decode_into(&mut decompressor, bytes, &stored, &mut raster);
+        let is_salvaged = match outcome {
+            Ok(()) => {
+                self.inner = Some(decompressor);
+                false
+            }
+            // The library reports damage after it decoded what it could.
+            Err(error) => {
+                if !may_salvage(settings) || raster.all_samples_mut().iter().all(|&sample| sample == UNTOUCHED) {
+                    let is_whole = jpeg_has_end(bytes);
+                    raster.recycle(buffers);
+                    return Err(if is_whole {
+                        failed(error)
+                    } else {
+                        PipelineError::Truncated { format: Format::Jpeg }
+                    });
+                }
+                true
+            }
+        };
+        Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged })
+    }
+}
+
+fn scaling_factor(scale: f64) -> ScalingFactor {
+    [(8.0, ScalingFactor::ONE_EIGHTH), (4.0, ScalingFactor::ONE_QUARTER), (2.0, ScalingFactor::ONE_HALF)]
+        .into_iter()
+        .find(|(divisor, _)| scale * OVERSAMPLING * divisor <= 1.0)
+        .map_or(ScalingFactor::ONE, |(_, factor)| factor)
+}
+
+/// A raster for the image as the library will write it.
+fn allocate(buffers: &mut Buffers, stored: &DecompressHeader, factor: ScalingFactor) -> Result<Raster, PipelineError> {
+    let layout = match (stored.colorspace, stored.subsamp) {
+        (Colorspace::CMYK | Colorspace::YCCK, _) => Layout::Cmyk,
+        (Colorspace::Gray, _) => Layout::Grey,
+        // RGB stored as such, and sampling that has no name, go by way of the library's own conversion.
+        (Colorspace::RGB, _) | (_, Subsamp::Unknown) => Layout::Rgb,
+        (Colorspace::YCbCr, subsamp) => Layout::Ycc { h: subsamp.width() as u8, v: subsamp.height() as u8 },
+    };
+    let scaled = stored.scaled(factor);
+    let mut raster = Raster::allocate(buffers, layout, scaled.width, scaled.height)?;
+    let exact = |side: usize| (side * factor.num()) as f64 / factor.denom() as f64;
+    raster.extent = (exact(stored.width), exact(stored.height));
+    Ok(raster)
+}
+
+fn decode_into(
+    decompressor: &mut Decompressor,
+    bytes: &[u8],
+    stored: &DecompressHeader,
+    raster: &mut Raster,
+) -> turbojpeg::Result<()> {
+    let (width, height) = (raster.width, raster.height);
+    let format = match raster.layout {
+        Layout::Ycc { .. } => {
+            let subsamp = stored.subsamp;
+            return decompressor.decompress_to_yuv(
+                bytes,
+                YuvImage { pixels: raster.all_samples_mut(), width, align: 1, height, subsamp },
+            );
+        }
+        Layout::Grey => PixelFormat::GRAY,
+        Layout::Cmyk => PixelFormat::CMYK,
+        _ => PixelFormat::RGB,
+    };
+    decompressor.decompress(
+        bytes,
+        Image { pixels: raster.all_samples_mut(), width, pitch: width * format.size(), height, format },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_scale_that_oversamples_is_chosen() {
+        assert_eq!(scaling_factor(2048.0 / 4000.0), ScalingFactor::ONE);
+        assert_eq!(scaling_factor(1024.0 / 4096.0), ScalingFactor::ONE_HALF);
+        assert_eq!(scaling_factor(320.0 / 4000.0), ScalingFactor::ONE_QUARTER);
+        assert_eq!(scaling_factor(100.0 / 4000.0), ScalingFactor::ONE_EIGHTH);
+        assert_eq!(scaling_factor(1.0), ScalingFactor::ONE);
+    }
+}

@@ -1,0 +1,194 @@
+//! Files that nobody should have sent: every one gets its stable code, and none a panic, an abort or much memory.
+
+use std::ops::ControlFlow;
+
+use image::ImageFormat;
+use oneiro_pipeline::{Damaged, Processor, Settings, Stage, probe};
+use turbojpeg::Subsamp;
+
+use crate::support::{edge, encode, jpeg, one, process, scene};
+
+fn code(bytes: &[u8]) -> &'static str {
+    let settings = Settings::default();
+    process(&settings, bytes).expect_err("hostile input is refused").code()
+}
+
+#[test]
+fn what_is_no_image_is_called_that() {
+    assert_eq!(code(b""), "empty_file");
+    assert_eq!(code(b"\0"), "unsupported_format");
+    assert_eq!(code(b"<!doctype html><script>alert(1)</script>"), "unsupported_format");
+    assert_eq!(code(b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>"), "unsupported_format");
+    assert_eq!(code(b"%PDF-1.7\n1 0 obj"), "unsupported_format");
+    assert_eq!(code(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "unsupported_format");
+    assert_eq!(code(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"), "unsupported_format");
+    assert_eq!(code(b"II*\0\x08\0\0\0"), "unsupported_format");
+    assert_eq!(code(b"8BPS\0\x01\0\0\0\0\0\0\0\x03"), "unsupported_format");
+    assert_eq!(code(b"PK\x03\x04 an archive"), "unsupported_format");
+    let mut noise = 1_u32;
+    let bytes: Vec<u8> = std::iter::repeat_with(|| {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (noise >> 24) as u8
+    })
+    .take(1 << 20)
+    .collect();
+    assert_eq!(code(&bytes), "unsupported_format");
+    assert!(
+        process(&Settings::default(), b"%PDF-1.7")
+            .expect_err("a PDF")
+            .to_string()
+            .contains("PDF files are not supported")
+    );
+}
+
+#[test]
+fn a_file_over_the_limit_is_refused_unread() {
+    let mut settings = Settings::default();
+    settings.limits.max_file_bytes = 100;
+    assert_eq!(process(&settings, &[0xff; 101]).expect_err("too large").code(), "file_too_large");
+}
+
+/// A PNG that claims the given size and has next to no pixels.
+fn png_claiming(width: u32, height: u32) -> Vec<u8> {
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    png.extend(width.to_be_bytes());
+    png.extend(height.to_be_bytes());
+    png.extend(b"\x08\x06\0\0\0\0\0\0\0\0\0\0\x08IDATx\x9c\x03\0\0\0\0\x01\0\0\0\0\0\0\0\0IEND\xaeB`\x82");
+    png
+}
+
+#[test]
+fn bombs_are_refused_by_their_headers() {
+    assert_eq!(code(&png_claiming(40_000, 40_000)), "side_too_long");
+    assert_eq!(code(&png_claiming(16_000, 16_000)), "too_many_pixels");
+    assert_eq!(code(&png_claiming(u32::MAX, u32::MAX)), "side_too_long");
+    assert_eq!(code(&png_claiming(0, 5)), "corrupt_image");
+    let mut photo = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, false);
+    let frame = photo.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
+    photo[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+    assert_eq!(code(&photo), "side_too_long");
+    photo[frame + 5..frame + 9].copy_from_slice(&[0x3f, 0xff, 0x3f, 0xff]);
+    assert_eq!(code(&photo), "too_many_pixels");
+}
+
+#[test]
+fn a_gif_of_a_hundred_thousand_frames_is_refused() {
+    let mut gif = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0".to_vec();
+    for _ in 0..100_000 {
+        gif.extend(b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0");
+    }
+    gif.push(b';');
+    assert_eq!(code(&gif), "too_many_frames");
+}
+
+#[test]
+fn two_frame_headers_are_refused() {
+    // What is checked and what is decoded must be the same header.
+    let small = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, false);
+    let frame = small.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
+    let mut doubled = small[..frame + 19].to_vec();
+    doubled.extend(&small[frame..]);
+    assert_eq!(code(&doubled), "corrupt_image");
+}
+
+#[test]
+fn too_many_scans_are_refused() {
+    let mut photo = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, true);
+    let mut settings = Settings::default();
+    settings.limits.max_scans = 3;
+    assert_eq!(process(&settings, &photo).expect_err("ten scans").code(), "too_many_scans");
+    // The last scan over and over: each costs a pass over all coefficients.
+    let last = photo.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");
+    let scan = photo[last..photo.len() - 2].to_vec();
+    photo.truncate(photo.len() - 2);
+    (0..2000).for_each(|_| photo.extend(&scan));
+    photo.extend([0xff, 0xd9]);
+    assert_eq!(code(&photo), "too_many_scans");
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused_and_said_to_be_cut() {
+    let picture = scene(160, 120);
+    let files = [
+        jpeg(&picture, 85, Subsamp::Sub2x2, false),
+        jpeg(&picture, 85, Subsamp::None, true),
+        encode(&picture.clone().into(), ImageFormat::Png),
+        encode(&picture.clone().into(), ImageFormat::WebP),
+        encode(&picture.clone().into(), ImageFormat::Gif),
+        encode(&picture.into(), ImageFormat::Bmp),
+    ];
+    let settings = one(edge(64));
+    for file in files {
+        for part in 1..16 {
+            let cut = &file[..file.len() * part / 16];
+            let error = process(&settings, cut).expect_err("a part of a file");
+            assert!(matches!(error.code(), "truncated_image" | "corrupt_image"), "{error}");
+            assert!(error.is_permanent());
+        }
+    }
+}
+
+#[test]
+fn salvage_uses_what_decodes() {
+    let picture = scene(800, 600);
+    let mut settings = one(edge(200));
+    settings.damaged = Damaged::Salvage;
+    for file in [jpeg(&picture, 90, Subsamp::Sub2x2, false), encode(&picture.clone().into(), ImageFormat::Png)] {
+        let processed = process(&settings, &file[..file.len() / 2]).expect("the upper half");
+        assert!(processed.is_salvaged);
+        let got = crate::support::decode(&processed.variants[0].bytes).to_rgb8();
+        let expected = image::imageops::resize(&picture, 200, 150, image::imageops::FilterType::Lanczos3);
+        let top = |image: &image::RgbImage| image::imageops::crop_imm(image, 0, 0, 200, 40).to_image();
+        assert!(crate::support::psnr(&top(&got), &top(&expected)) > 30.0);
+        assert!(!process(&settings, &file).expect("the whole").is_salvaged);
+        assert!(process(&settings, &file[..100]).is_err());
+    }
+}
+
+#[test]
+fn metadata_over_its_limit_is_refused() {
+    let photo = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, false);
+    let mut settings = Settings::default();
+    settings.limits.max_exif_bytes = 1000;
+    settings.limits.max_icc_bytes = 1000;
+    let exif = [b"Exif\0\0".as_slice(), &[0; 2000]].concat();
+    assert_eq!(
+        process(&settings, &crate::support::with_segment(&photo, 0xe1, &exif)).expect_err("EXIF").code(),
+        "metadata_too_large"
+    );
+    let icc = [b"ICC_PROFILE\0\x01\x01".as_slice(), &[0; 2000]].concat();
+    assert_eq!(
+        process(&settings, &crate::support::with_segment(&photo, 0xe2, &icc)).expect_err("ICC").code(),
+        "metadata_too_large"
+    );
+}
+
+#[test]
+fn work_stops_where_the_caller_says() {
+    let photo = jpeg(&scene(640, 480), 80, Subsamp::Sub2x2, false);
+    let mut processor = Processor::new(Settings::default());
+    let mut stages = Vec::new();
+    processor
+        .process(&photo, &mut |stage| {
+            stages.push(stage);
+            ControlFlow::Continue(())
+        })
+        .expect("a sound photo");
+    assert_eq!((stages[0], stages[1]), (Stage::Probed, Stage::Decoded));
+    assert!(stages.contains(&Stage::Encoded { done: 3, total: 3 }));
+    for stop in stages {
+        let stopped = processor.process(&photo, &mut |stage| {
+            if stage == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(stopped.expect_err("stopped").code(), "cancelled");
+    }
+    processor.process(&photo, &mut |_| ControlFlow::Continue(())).expect("as good as new");
+}
+
+#[test]
+fn probing_never_needs_the_pixels() {
+    let photo = jpeg(&scene(640, 480), 80, Subsamp::Sub2x2, false);
+    let scan = photo.windows(2).position(|pair| pair == [0xff, 0xda]).expect("a scan");
+    let header = probe(&photo[..scan + 20], &Settings::default().limits).expect("a whole header");
+    assert_eq!((header.width, header.height, header.scans, header.is_progressive), (640, 480, 1, false));
+}
