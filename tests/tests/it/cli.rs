@@ -1,0 +1,133 @@
+//! The operator's program.
+
+use crate::dreams::noise_in_a_png;
+use anyhow::{Context, Result, ensure};
+use oneiro_tests::{Form, Oneiro, eventually, photo};
+use serde_json::Value;
+
+/// Runs `oneiro ARGS --json` and reads its answer.
+async fn json(oneiro: &Oneiro, args: &[&str]) -> Result<Value> {
+    let (code, out, errors) = oneiro.cli(&[args, &["--json"]].concat()).await?;
+    ensure!(code == 0, "oneiro {args:?} ended with {code}: {out}{errors}");
+    serde_json::from_str(&out).with_context(|| format!("oneiro {args:?} says {out}"))
+}
+
+/// Runs `oneiro ARGS` and returns what it prints.
+async fn text(oneiro: &Oneiro, args: &[&str]) -> Result<String> {
+    let (code, out, errors) = oneiro.cli(args).await?;
+    ensure!(code == 0, "oneiro {args:?} ended with {code}: {out}{errors}");
+    Ok(out)
+}
+
+fn ids(jobs: &Value) -> Vec<String> {
+    jobs.as_array().into_iter().flatten().filter_map(|job| job["id"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(0).start().await?;
+    let ada = oneiro.user(1)?;
+    let form = Form::new("Waiting", "text").image(1, photo::jpeg(64, 48, 1)?, 0).image(2, photo::jpeg(64, 48, 2)?, 0);
+    ada.dream(form).await?;
+    oneiro.api()?.kill().await?;
+
+    let jobs = json(&oneiro, &["jobs", "list"]).await?;
+    let ids = ids(&jobs);
+    assert_eq!(ids.len(), 2, "{jobs}");
+    assert_eq!((&jobs[0]["kind"], &jobs[0]["state"]), (&"process_image".into(), &"available".into()), "{jobs}");
+    let table = text(&oneiro, &["jobs", "list"]).await?;
+    assert!(ids.iter().all(|id| table.contains(id)) && table.contains("process_image"), "{table}");
+
+    let shown = json(&oneiro, &["jobs", "show", &ids[0]]).await?;
+    assert_eq!(shown["id"], ids[0].as_str(), "{shown}");
+    assert!(text(&oneiro, &["jobs", "show", &ids[0]]).await?.contains(&ids[0]));
+
+    text(&oneiro, &["jobs", "cancel", &ids[0]]).await?;
+    assert_eq!(json(&oneiro, &["jobs", "show", &ids[0]]).await?["state"], "cancelled");
+    text(&oneiro, &["jobs", "retry", &ids[0]]).await?;
+    assert_eq!(json(&oneiro, &["jobs", "show", &ids[0]]).await?["state"], "available");
+    text(&oneiro, &["jobs", "delete", &ids[1]]).await?;
+    assert_eq!(json(&oneiro, &["jobs", "list", "--state", "available"]).await?.as_array().map(Vec::len), Some(1));
+
+    let (code, out, errors) = oneiro.cli(&["jobs", "show", &ids[1]]).await?;
+    assert!(code == 1 && errors.contains(&ids[1]), "an unknown job is a clear failure: {code} {out}{errors}");
+    let (code, ..) = oneiro.cli(&["jobs", "show", "nonsense"]).await?;
+    assert_eq!(code, 2, "a wrong argument");
+    let (code, ..) = oneiro.cli(&["jobs", "retry"]).await?;
+    assert_eq!(code, 2, "retry of nothing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_jobs_are_retried_all_at_once() -> Result<()> {
+    let oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let broken = noise_in_a_png()?;
+    let form = Form::new("Broken", "text").image(1, broken.clone(), 0).image(2, broken.clone(), 0).image(3, broken, 0);
+    let id = ada.dream(form).await?;
+    ada.settled(id, "failed").await?;
+    let dead = eventually("three dead jobs", async || {
+        let jobs = json(&oneiro, &["jobs", "list", "--state", "dead"]).await?;
+        Ok((jobs.as_array().map(Vec::len) == Some(3)).then_some(jobs))
+    })
+    .await?;
+    assert!(dead[0]["error"].to_string().len() > 10, "the reason is kept: {dead}");
+    let shown = text(&oneiro, &["jobs", "retry", "--dead", "--all"]).await?;
+    assert!(shown.contains('3'), "{shown}");
+    eventually("they ran again and are dead again", async || {
+        let stats = oneiro.image_queue().await?.stats().await?;
+        Ok((stats.dead == 3 && stats.running == 0 && stats.available == 0).then_some(()))
+    })
+    .await?;
+    let removed = json(&oneiro, &["jobs", "delete", "--dead", "--all"]).await?;
+    assert_eq!(removed["changed"], 3, "{removed}");
+    assert_eq!(json(&oneiro, &["jobs", "list", "--state", "dead"]).await?, serde_json::json!([]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_and_workers_are_shown_paused_and_resumed() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(2).start().await?;
+    let ada = oneiro.user(1)?;
+    let workers = eventually("both workers are known", async || {
+        let workers = json(&oneiro, &["workers"]).await?;
+        let on_images = workers.as_array().into_iter().flatten().filter(|worker| worker["queue"] == "images").count();
+        Ok((on_images == 2).then_some(workers))
+    })
+    .await?;
+    assert!(workers[0]["pid"].is_u64(), "{workers}");
+    assert!(text(&oneiro, &["workers"]).await?.contains("images"));
+
+    text(&oneiro, &["queues", "pause", "images"]).await?;
+    let id = ada.dream(Form::new("Paused", "text").image(1, photo::jpeg(64, 48, 1)?, 0)).await?;
+    let queues = json(&oneiro, &["queues"]).await?;
+    let images =
+        queues.as_array().into_iter().flatten().find(|queue| queue["name"] == "images").context("the queue")?;
+    assert_eq!((&images["is_paused"], &images["available"]), (&true.into(), &1.into()), "{queues}");
+    assert_eq!(ada.show(id).await?["images_status"]["status"], "processing");
+    text(&oneiro, &["queues", "resume", "images"]).await?;
+    ada.settled(id, "completed").await?;
+    assert!(text(&oneiro, &["queues"]).await?.contains("images"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_the_command_line_is_accepted() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).start().await?;
+    let token = text(&oneiro, &["token", "--user", "7", "--username", "grace"]).await?;
+    let grace = oneiro.bearer(Some(token.trim().to_owned()))?;
+    let id = grace.dream(Form::new("By token", "text")).await?;
+    assert_eq!(oneiro.user(7)?.show(id).await?["title"], "By token");
+    let (code, _, errors) = oneiro.cli(&["token", "--user", "7", "--scope", "everything"]).await?;
+    assert!(code == 1 && errors.contains("everything"), "{code}: {errors}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_the_command_line_says_so() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(0).start().await?;
+    oneiro.redis.stop().await?;
+    let (code, out, errors) = oneiro.cli(&["queues"]).await?;
+    assert!(code == 1 && errors.to_lowercase().contains("redis"), "{code}: {out}{errors}");
+    Ok(())
+}

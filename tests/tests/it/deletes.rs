@@ -1,0 +1,80 @@
+//! Deleting dreams and single images.
+
+use anyhow::{Context, Result};
+use oneiro_tests::{Form, Oneiro, Tier, eventually, photo};
+use std::path::Path;
+
+/// The files under a folder, at any depth.
+fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_dream_is_gone_with_its_files_and_its_socket_is_told() -> Result<()> {
+    let oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let form = Form::new("Gone", "text").image(1, photo::jpeg(800, 600, 1)?, 0).image(2, photo::jpeg(600, 800, 2)?, 1);
+    let id = ada.dream(form).await?;
+    let done = ada.settled(id, "completed").await?;
+    let url = done["images"][0]["url"].as_str().context("a URL")?.to_owned();
+    assert!(!files(oneiro.storage())?.is_empty());
+
+    let mut socket = ada.watch(Tier::Ws, id).await?;
+    socket.update("completed").await?;
+    ada.delete(&format!("/api/dreams/{id}/")).await?.expect(202)?;
+    let updates = socket.updates_until("delete_completed").await?;
+    assert!(updates.iter().any(|update| update["status"] == "delete_processing"), "{updates:?}");
+    assert!(updates.iter().all(|update| update["images"] == serde_json::json!([])), "{updates:?}");
+
+    ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
+    ada.get(&url).await?.expect(404)?;
+    assert_eq!(ada.get("/api/dreams/").await?.expect(200)?.json["results"], serde_json::json!([]));
+    eventually("no file is left", async || Ok(files(oneiro.storage())?.is_empty().then_some(()))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_image_of_a_dream_is_deleted_and_the_other_stays() -> Result<()> {
+    let oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let form = Form::new("Two", "text").image(1, photo::jpeg(300, 200, 1)?, 0).image(2, photo::jpeg(200, 300, 2)?, 1);
+    let id = ada.dream(form).await?;
+    let done = ada.settled(id, "completed").await?;
+    let first = done["images"][0]["id"].as_u64().context("an id")?;
+    let second = &done["images"][1]["id"];
+    let mut socket = ada.watch(Tier::Api, id).await?;
+    ada.delete(&format!("/api/dreams/{id}/images/999999/")).await?.expect(404)?;
+    ada.delete(&format!("/api/dreams/{id}/images/{first}/")).await?.expect(202)?;
+    socket.update("delete_completed").await?;
+    let shown = ada.show(id).await?;
+    assert_eq!(shown["images"].as_array().map(Vec::len), Some(1));
+    assert_eq!(&shown["images"][0]["id"], second);
+    ada.get(shown["images"][0]["url"].as_str().context("a URL")?).await?.expect(200)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dream_is_deleted_while_its_images_are_processed() -> Result<()> {
+    let oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let mut form = Form::new("Hasty", "text");
+    for n in 1..=6 {
+        form = form.image(n, photo::twelve_megapixels(1)?, 0);
+    }
+    let id = ada.dream(form).await?;
+    let mut socket = ada.watch(Tier::Ws, id).await?;
+    ada.delete(&format!("/api/dreams/{id}/")).await?.expect(202)?;
+    socket.update("delete_completed").await?;
+    ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
+    // A job that was running when the dream went must not leave a file behind, nor bring the dream back.
+    eventually("no file is left", async || Ok(files(oneiro.storage())?.is_empty().then_some(()))).await?;
+    let next = ada.dream(Form::new("Next", "text").image(1, photo::jpeg(100, 100, 1)?, 0)).await?;
+    ada.settled(next, "completed").await?;
+    ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Workers that die, freeze or are stopped in the middle of their work.
+
+use anyhow::{Context, Result, ensure};
+use oneiro_tests::{Form, Oneiro, Tier, User, eventually, photo};
+
+/// A dream with so many large photos that a worker is busy with them for a while.
+async fn busy_dream(user: &User, images: u32) -> Result<u64> {
+    let mut form = Form::new("Busy", "text");
+    let photo = photo::twelve_megapixels(1)?;
+    for n in 1..=images {
+        form = form.image(n, photo.clone(), n.into());
+    }
+    user.dream(form).await
+}
+
+/// Waits until a worker runs a job.
+async fn until_running(oneiro: &Oneiro) -> Result<()> {
+    let queue = oneiro.image_queue().await?;
+    eventually("a job is running", async || Ok((queue.stats().await?.running > 0).then_some(()))).await
+}
+
+/// Sees that the dream is completed exactly once, with every image.
+async fn expect_complete(user: &User, dream: u64, images: usize) -> Result<()> {
+    let mut socket = user.watch(Tier::Ws, dream).await?;
+    let updates = socket.updates_until("completed").await?;
+    let done = updates.last().context("the last one")?;
+    ensure!(done["images"].as_array().map(Vec::len) == Some(images), "expected {images} images: {done}");
+    ensure!(done["errors"].as_array().is_none_or(Vec::is_empty), "no image failed: {done}");
+    let versions: Vec<_> = updates.iter().filter_map(|update| update["version"].as_u64()).collect();
+    ensure!(versions.windows(2).all(|pair| pair[0] < pair[1]), "versions rise: {versions:?}");
+    for image in done["images"].as_array().into_iter().flatten() {
+        user.get(image["url"].as_str().context("a URL")?).await?.expect(200)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_killed_worker_run_elsewhere() -> Result<()> {
+    let mut oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let id = busy_dream(&ada, 8).await?;
+    until_running(&oneiro).await?;
+    oneiro.worker(0)?.kill().await?;
+    ensure!(ada.show(id).await?["images_status"]["status"] == "processing", "the kill came in mid-work");
+    oneiro.start_worker()?;
+    expect_complete(&ada, id, 8).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_frozen_worker_run_elsewhere_and_its_late_results_harm_nobody() -> Result<()> {
+    let mut oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let id = busy_dream(&ada, 6).await?;
+    until_running(&oneiro).await?;
+    oneiro.worker(0)?.freeze()?;
+    oneiro.start_worker()?;
+    expect_complete(&ada, id, 6).await?;
+    let before = ada.show(id).await?;
+    // It wakes with results that others have delivered.
+    oneiro.worker(0)?.thaw()?;
+    let next = busy_dream(&ada, 2).await?;
+    expect_complete(&ada, next, 2).await?;
+    assert_eq!(ada.show(id).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_hands_its_jobs_back_and_ends_well() -> Result<()> {
+    let mut oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let id = busy_dream(&ada, 8).await?;
+    until_running(&oneiro).await?;
+    oneiro.worker(0)?.terminate()?;
+    let status = oneiro.worker(0)?.ended().await?;
+    ensure!(status.success(), "{status}: {}", oneiro.worker(0)?.output()?);
+    oneiro.start_worker()?;
+    expect_complete(&ada, id, 8).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dream_survives_the_death_of_every_program() -> Result<()> {
+    let mut oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let id = busy_dream(&ada, 6).await?;
+    until_running(&oneiro).await?;
+    oneiro.worker(0)?.kill().await?;
+    oneiro.api()?.kill().await?;
+    oneiro.ws()?.kill().await?;
+    oneiro.redis.kill().await?;
+    oneiro.redis.resume().await?;
+    oneiro.start_api()?;
+    oneiro.start_ws()?;
+    oneiro.start_worker()?;
+    oneiro.ready().await?;
+    expect_complete(&ada, id, 6).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_cut_off_in_the_middle_leaves_nothing_and_the_next_works() -> Result<()> {
+    let mut oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
+        let head = format!(
+            "POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: 1000000\r\n\r\n\
+             --XX\r\nContent-Disposition: form-data; name=\"title\"\r\n\r\nCut\r\n--XX\r\nContent-Disposition: form-data; name=\"imageFile_1\"; filename=\"a.jpg\"\r\n\r\n",
+            ada.token()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&photo::jpeg(800, 600, 1)?[..20_000]).await?;
+        stream.shutdown().await?;
+    }
+    let id = ada.dream(Form::new("Fine", "text").image(1, photo::jpeg(64, 48, 1)?, 0)).await?;
+    ada.settled(id, "completed").await?;
+    let listed = ada.get("/api/dreams/").await?.expect(200)?;
+    assert_eq!(listed.json["results"].as_array().map(Vec::len), Some(1));
+    oneiro.stop().await
+}

@@ -1,0 +1,13 @@
+//! Oneiro as its users meet it: the real programs, a real Redis, HTTP, sockets, faults, the operator's program and the page.
+
+mod bad_input;
+mod cli;
+mod config;
+mod deletes;
+mod dreams;
+mod faults;
+mod media;
+mod outage;
+mod page;
+mod sockets;
+mod up;

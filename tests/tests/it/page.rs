@@ -1,0 +1,121 @@
+//! The page, in a real browser.
+
+use anyhow::{Context, Result, ensure};
+use oneiro_tests::{Oneiro, Tier, browser::Browser, photo};
+use serde_json::json;
+
+/// Signs in on the page as a development user.
+async fn sign_in(browser: &mut Browser, oneiro: &Oneiro) -> Result<()> {
+    browser.open(&oneiro.url(Tier::Api)).await?;
+    browser.fill("#user-id", "1").await?;
+    browser.fill("#username", "ada").await?;
+    browser.click("#sign-in").await?;
+    browser.wait_for("document.querySelector('#compose')?.offsetParent !== null").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn photos_dropped_on_the_page_appear_in_the_text_at_their_positions() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let files = [("hills.jpg", photo::twelve_megapixels(1)?), ("tower.jpg", photo::jpeg(900, 1200, 5)?)];
+    let mut paths = Vec::new();
+    for (name, bytes) in &files {
+        let path = oneiro.artifacts().path(name);
+        std::fs::write(&path, bytes)?;
+        paths.push(path);
+    }
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    browser.screenshot("1-signed-in.png").await?;
+
+    browser.fill("#title", "Over the hills").await?;
+    let (before, after) = ("I walked over soft green hills. 🌄", " Then a tower stood in the fog, and I climbed it.");
+    browser.fill("#content", &format!("{before}{after}")).await?;
+    // Each photo goes where the cursor is; the browser counts in UTF-16 code units.
+    let position = before.encode_utf16().count();
+    let caret = |at: usize| format!("document.querySelector('#content').setSelectionRange({at}, {at})");
+    browser.evaluate(&caret(position)).await?;
+    browser.choose_files("#files", &paths[..1]).await?;
+    browser.wait_for("document.querySelectorAll('[data-testid=photo]').length === 1").await?;
+    browser.evaluate("document.querySelector('#content').setSelectionRange(99999, 99999)").await?;
+    browser.choose_files("#files", &paths[1..]).await?;
+    browser.wait_for("document.querySelectorAll('[data-testid=photo]').length === 2").await?;
+    browser.screenshot("2-ready-to-send.png").await?;
+    browser.click("#submit").await?;
+
+    // No worker runs yet: the page must show that it waits.
+    let card = "document.querySelector('[data-testid=dream]')";
+    browser.wait_for(&format!("{card}?.dataset.status === 'processing'")).await?;
+    browser
+        .wait_for(&format!("{card}.querySelector('[data-testid=connection-state]').dataset.state === 'open'"))
+        .await?;
+    browser.screenshot("3-processing.png").await?;
+    oneiro.start_worker()?;
+    browser.wait_for(&format!("{card}.dataset.status === 'completed'")).await?;
+    let loaded =
+        format!("[...{card}.querySelectorAll('img')].filter(img => img.complete && img.naturalWidth > 0).length === 2");
+    browser.wait_for(&loaded).await?;
+    browser.screenshot("4-completed.png").await?;
+
+    // Text, picture, text, picture: as they were placed.
+    let order = browser
+        .evaluate(&format!(
+            "[...{card}.querySelector('[data-testid=dream-text]').children].map(part => part.dataset.position ?? part.textContent.trim())"
+        ))
+        .await?;
+    let end = format!("{before}{after}").encode_utf16().count();
+    assert_eq!(order, json!([before.trim(), position.to_string(), after.trim(), end.to_string()]));
+    let shapes = browser
+        .evaluate(&format!("[...{card}.querySelectorAll('img')].map(img => img.naturalWidth > img.naturalHeight)"))
+        .await?;
+    assert_eq!(shapes, json!([true, false]), "the wide photo first");
+
+    // A reload shows the same from REST; a narrow screen has room for it.
+    browser.resize(390, 844).await?;
+    browser.open(&oneiro.url(Tier::Api)).await?;
+    browser.wait_for(&loaded).await?;
+    browser.screenshot("5-reloaded-narrow.png").await?;
+    let is_too_wide = browser.evaluate("document.documentElement.scrollWidth > innerWidth").await?;
+    assert_eq!(is_too_wide, false, "nothing is wider than a telephone");
+
+    browser.click("[data-testid=delete-dream]").await?;
+    browser.click("[data-testid=confirm-delete]").await?;
+    browser.wait_for("document.querySelector('[data-testid=dream]') === null").await?;
+    browser.expect_no_problems()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_why_a_photo_was_refused_and_lives_through_a_restart() -> Result<()> {
+    let mut oneiro = Oneiro::builder().env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    let broken = oneiro.artifacts().path("broken.png");
+    std::fs::write(&broken, crate::dreams::noise_in_a_png()?)?;
+    browser.fill("#title", "Broken").await?;
+    browser.fill("#content", "A picture that is none").await?;
+    browser.choose_files("#files", std::slice::from_ref(&broken)).await?;
+    browser.click("#submit").await?;
+    let card = "document.querySelector('[data-testid=dream]')";
+    browser.wait_for(&format!("{card}?.dataset.status === 'failed'")).await?;
+    let why = browser.evaluate(&format!("{card}.querySelector('[data-testid=dream-error]').innerText")).await?;
+    ensure!(why.as_str().context("a text")?.len() > 10, "people are told why: {why}");
+    browser.screenshot("1-failed.png").await?;
+
+    // The server goes away under the open page and comes back: so does the page, by itself.
+    browser.click("[data-testid=retry-dream]").await?;
+    browser.wait_for(&format!("{card}?.dataset.status === 'failed'")).await?;
+    oneiro.api()?.terminate()?;
+    oneiro.api()?.ended().await?;
+    oneiro.start_api()?;
+    oneiro.ready().await?;
+    let photo = oneiro.artifacts().path("fine.jpg");
+    std::fs::write(&photo, photo::jpeg(640, 480, 3)?)?;
+    browser.fill("#title", "After the restart").await?;
+    browser.choose_files("#files", std::slice::from_ref(&photo)).await?;
+    browser.click("#submit").await?;
+    browser
+        .wait_for(&format!("{card}?.dataset.status === 'completed' && {card}.querySelector('img')?.naturalWidth > 0"))
+        .await?;
+    browser.screenshot("2-after-the-restart.png").await?;
+    Ok(())
+}
