@@ -59,7 +59,9 @@ export class Journal {
     this.empty.hidden = true;
     this.follow(card);
     card.element.classList.add("is-new");
-    card.element.scrollIntoView({ block: "nearest" });
+    // On a phone the journal is below the form; on a wide screen the new card is in view and nothing should jump.
+    const { top } = card.element.getBoundingClientRect();
+    if (top < 0 || top > window.innerHeight * 0.6) card.element.scrollIntoView({ block: "start", behavior: "smooth" });
   }
 
   private async loadPage(): Promise<void> {

@@ -9,10 +9,12 @@
 export enum CloseAction {
   /** Connect again after the backoff delay, or after `retry_after` where the reason names it. */
   Reconnect = "reconnect",
+  /** The same, and nothing is lost: the missed events are replayed, or a snapshot replaces them. */
+  Resume = "resume",
   /** Ask the token provider for a fresh token, then connect again at once. */
   RefreshToken = "refresh_token",
-  /** Stop: trying again would end the same way. */
-  GiveUp = "give_up",
+  /** Give up: trying again would end the same way. */
+  Stop = "stop",
 }
 
 /** One row of {@link CLOSE_CODES}. */
@@ -26,22 +28,23 @@ export interface CloseCode {
 
 /** Every close code that the protocols name. Unknown codes mean {@link CloseAction.Reconnect}. */
 export const CLOSE_CODES: readonly CloseCode[] = [
-  { code: 1000, name: "normal", action: CloseAction.GiveUp, meaning: "closed for good: nothing more will come" },
+  { code: 1000, name: "normal", action: CloseAction.Stop, meaning: "closed for good: nothing more will come" },
   { code: 1001, name: "going_away", action: CloseAction.Reconnect, meaning: "idle for too long, or the server goes away" },
-  { code: 1003, name: "unsupported_data", action: CloseAction.GiveUp, meaning: "binary data where text was expected" },
+  { code: 1002, name: "protocol_error", action: CloseAction.Reconnect, meaning: "a frame that breaks the WebSocket protocol" },
+  { code: 1003, name: "unsupported_data", action: CloseAction.Stop, meaning: "binary data where text was expected" },
   { code: 1005, name: "no_status", action: CloseAction.Reconnect, meaning: "closed without a code" },
   { code: 1006, name: "abnormal", action: CloseAction.Reconnect, meaning: "the connection broke or could not be made" },
-  { code: 1007, name: "invalid_utf8", action: CloseAction.GiveUp, meaning: "text that was not UTF-8" },
-  { code: 1008, name: "policy", action: CloseAction.GiveUp, meaning: "this origin may not connect" },
-  { code: 1009, name: "too_big", action: CloseAction.Reconnect, meaning: "a message was too big" },
+  { code: 1007, name: "invalid_utf8", action: CloseAction.Stop, meaning: "text that was not UTF-8" },
+  { code: 1008, name: "policy", action: CloseAction.Stop, meaning: "this origin may not connect" },
+  { code: 1009, name: "too_big", action: CloseAction.Stop, meaning: "a message was too big" },
   { code: 1011, name: "internal", action: CloseAction.Reconnect, meaning: "the server failed" },
   { code: 1012, name: "restart", action: CloseAction.Reconnect, meaning: "the server restarts" },
   { code: 1013, name: "try_later", action: CloseAction.Reconnect, meaning: "the server is full" },
   { code: 4001, name: "auth_failed", action: CloseAction.RefreshToken, meaning: "the token is bad or has expired" },
-  { code: 4003, name: "forbidden", action: CloseAction.GiveUp, meaning: "no such thing, or not yours" },
+  { code: 4003, name: "forbidden", action: CloseAction.Stop, meaning: "no such thing, or not yours" },
   { code: 4008, name: "auth_timeout", action: CloseAction.Reconnect, meaning: "no token was sent in time" },
-  { code: 4009, name: "replaced", action: CloseAction.GiveUp, meaning: "too many connections of this user" },
-  { code: 4010, name: "slow_consumer", action: CloseAction.Reconnect, meaning: "too slow to keep up; resumable" },
+  { code: 4009, name: "replaced", action: CloseAction.Stop, meaning: "too many connections of this user" },
+  { code: 4010, name: "slow_consumer", action: CloseAction.Resume, meaning: "too slow to keep up" },
   { code: 4029, name: "rate_limit", action: CloseAction.Reconnect, meaning: "too many messages or attempts" },
 ];
 

@@ -204,7 +204,7 @@ export class Connection<In, Out> {
 
   private lost(close: CloseInfo): void {
     const { action, name } = closeCode(close.code);
-    if (action === CloseAction.GiveUp) {
+    if (action === CloseAction.Stop) {
       this.end(close.code === 1000 ? ClosedBecause.Ended : ClosedBecause.Refused, close);
       return;
     }

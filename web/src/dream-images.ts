@@ -1,14 +1,7 @@
-/** The live state of one dream's images: dialect D over a {@link Connection}. */
+/** The live state of one dream's images: dialect D over a self-healing connection. */
 
-import { Connection } from "./connection.js";
-import {
-  ConnectionState,
-  type ConnectionOptions,
-  type ConnectionStatus,
-  type Dialect,
-  type IgnoredFrame,
-} from "./connection-types.js";
-import { Emitter } from "./emitter.js";
+import { ConnectionState, type ConnectionOptions, type ConnectionStatus, type Dialect } from "./connection-types.js";
+import { ProtocolSocket } from "./protocol-socket.js";
 import { socketUrl } from "./urls.js";
 import {
   parseDreamFrame,
@@ -18,7 +11,7 @@ import {
   type ImageStatus,
   type ImageUpdateFrame,
 } from "./wire/dream.js";
-import { sameId, type ErrorFrame, type Id } from "./wire/frame.js";
+import { sameId, wireId, type Id } from "./wire/frame.js";
 
 /** Options of {@link DreamImagesSocket}. */
 export interface DreamImagesOptions extends ConnectionOptions {
@@ -46,24 +39,12 @@ function dialect(options: DreamImagesOptions): Dialect<DreamServerFrame, DreamCl
  * Follows one dream. The server sends the latest state on every (re)connect, so nothing has to be replayed; events that
  * are older than what was already seen are dropped here.
  */
-export class DreamImagesSocket {
-  private readonly connection: Connection<DreamServerFrame, DreamClientFrame>;
-  private readonly updates = new Emitter<ImageUpdateFrame>();
-  private readonly progresses = new Emitter<ImageProgressFrame>();
-  private readonly errors = new Emitter<ErrorFrame>();
-  private readonly ignored = new Emitter<IgnoredFrame>();
+export class DreamImagesSocket extends ProtocolSocket<DreamServerFrame, DreamClientFrame> {
   private seen: ImageUpdateFrame | null = null;
   private isStatusWanted = false;
 
   constructor(private readonly options: DreamImagesOptions) {
-    this.connection = new Connection(dialect(options), options);
-    this.connection.onFrame((frame) => this.receive(frame));
-    this.connection.onIgnored((frame) => this.ignored.emit(frame));
-  }
-
-  /** The connection's state and what belongs to it. */
-  get status(): ConnectionStatus {
-    return this.connection.status;
+    super(dialect(options), options);
   }
 
   /** The newest state seen, `null` before the first. */
@@ -71,89 +52,49 @@ export class DreamImagesSocket {
     return this.seen;
   }
 
-  /** Starts; harmless when started already. */
-  connect(): void {
-    this.connection.connect();
-  }
-
-  /** Ends the connection for good; `connect()` may start it anew. */
-  close(): void {
-    this.connection.close();
-  }
-
-  /** Skips the current reconnect pause, unless the server asked for it. */
-  reconnectNow(): void {
-    this.connection.reconnectNow();
-  }
-
-  /** Hands a fresh token over in place, so that an expiring one does not cost the connection. */
+  /** Hands a fresh token over in place, so that an expiring one does not cost the connection. `false` where it could not. */
   refreshToken(): Promise<boolean> {
     return this.connection.refreshToken();
   }
 
   /** Asks for the latest state, which then fires `onUpdate` even if nothing changed. `false` unless open. */
   requestStatus(): boolean {
-    const isSent = this.connection.send({ type: "request_status", dream_id: this.options.dreamId });
+    const isSent = this.connection.send({ type: "request_status", dream_id: wireId(this.options.dreamId) });
     this.isStatusWanted ||= isSent;
     return isSent;
   }
 
-  /** Fires at every change of the connection's state. Returns its undo. */
-  onStatus(listener: (status: ConnectionStatus) => void): () => void {
-    return this.connection.onStatus(listener);
-  }
-
   /** Fires for every new state of the dream's images, in order of `version`, never twice for one. Returns its undo. */
   onUpdate(listener: (update: ImageUpdateFrame) => void): () => void {
-    return this.updates.on(listener);
+    return this.on("image_update", listener);
   }
 
   /** Fires as single pictures advance, only with `hasProgress`. Returns its undo. */
   onProgress(listener: (progress: ImageProgressFrame) => void): () => void {
-    return this.progresses.on(listener);
+    return this.on("image_progress", listener);
   }
 
-  /** Fires when the server refused something this client sent; the connection goes on. Returns its undo. */
-  onError(listener: (error: ErrorFrame) => void): () => void {
-    return this.errors.on(listener);
-  }
-
-  /** Fires for frames that were skipped: unknown, malformed, or stale. Returns its undo. */
-  onIgnored(listener: (frame: IgnoredFrame) => void): () => void {
-    return this.ignored.on(listener);
-  }
-
-  private receive(frame: DreamServerFrame): void {
+  protected override accept(frame: DreamServerFrame): boolean {
     switch (frame.type) {
       case "ping":
         this.connection.send({ type: "pong", timestamp: frame.timestamp ?? null });
-        break;
+        return true;
       case "image_update":
-        this.receiveUpdate(frame);
-        break;
+        return this.acceptUpdate(frame);
       case "image_progress":
-        if (sameId(frame.dream_id, this.options.dreamId)) this.progresses.emit(frame);
-        break;
-      case "error":
-        this.errors.emit(frame);
-        break;
-      case "connection_established":
-      case "pong":
-        // The connection core has seen them; there is nothing more to tell.
-        break;
+        return sameId(frame.dream_id, this.options.dreamId);
+      default:
+        return true;
     }
   }
 
-  private receiveUpdate(frame: ImageUpdateFrame): void {
-    const isOurs = sameId(frame.dream_id, this.options.dreamId);
-    const isAnswer = this.isStatusWanted && isOurs && !isOlder(frame, this.seen);
-    if (!isOurs || (!isNewer(frame, this.seen) && !isAnswer)) {
-      this.ignored.emit({ because: "stale", frame });
-      return;
-    }
+  private acceptUpdate(frame: ImageUpdateFrame): boolean {
+    if (!sameId(frame.dream_id, this.options.dreamId)) return false;
+    const isAnswer = this.isStatusWanted && !isOlder(frame, this.seen);
+    if (!isNewer(frame, this.seen) && !isAnswer) return false;
     this.isStatusWanted = false;
     this.seen = frame;
-    this.updates.emit(frame);
+    return true;
   }
 }
 

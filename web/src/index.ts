@@ -19,6 +19,7 @@ export {
   type SocketLike,
 } from "./connection-types.js";
 export { DreamImagesSocket, isLive, isSettled, type DreamImagesOptions } from "./dream-images.js";
+export { DreamImageWebSocketClient } from "./dream-image-client.js";
 export {
   createDreamsApi,
   type Dream,
@@ -32,6 +33,8 @@ export {
 } from "./dreams-api.js";
 export type { HttpOptions, RequestOptions, UploadProgress } from "./http.js";
 export { clampPosition, insertImages, segmentsOf, type Placed, type Segment } from "./insert-images.js";
+export { NotificationsSocket, type NotificationsOptions } from "./notifications.js";
+export { PresenceSocket, type PresenceOptions } from "./presence.js";
 export type { TokenProvider, TokenRequest, TokenSource } from "./token.js";
 export { isImageUrl } from "./urls.js";
 export {
@@ -47,4 +50,36 @@ export {
   type ImageUpdateFrame,
   type ImageVariant,
 } from "./wire/dream.js";
+export type {
+  CustomEventFrame,
+  HistoryFrame,
+  HistoryPoint,
+  ResumedFrame,
+  ResumeFailedFrame,
+  SubscriptionSuccessFrame,
+  UnsubscribedFrame,
+} from "./wire/extensions.js";
+export {
+  parseNotificationsFrame,
+  type AlertFrame,
+  type MaterialUpdateFrame,
+  type NotificationFrame,
+  type NotificationsClientFrame,
+  type NotificationsEvent,
+  type NotificationsServerFrame,
+  type OrderUpdateFrame,
+} from "./wire/notifications.js";
+export {
+  parsePresenceFrame,
+  PRESENCE_STATUSES,
+  type ChatFrame,
+  type ConnectedFrame,
+  type PresenceClientFrame,
+  type PresenceFrame,
+  type PresenceNotificationFrame,
+  type PresenceServerFrame,
+  type PresenceStatus,
+  type TypingFrame,
+  type UserStatusFrame,
+} from "./wire/presence.js";
 export { sameId, type ErrorFrame, type Id, type PongFrame, type Positioned } from "./wire/frame.js";

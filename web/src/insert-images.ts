@@ -30,12 +30,12 @@ export function segmentsOf<Image extends { readonly position: number }>(
   content: string,
   images: readonly Image[],
 ): Segment<Image>[] {
-  const placed = images
-    .map((image) => ({ image, at: clampPosition(content, image.position) }))
-    .sort((left, right) => left.at - right.at);
+  // By the position as given, not as clamped: several pictures beyond the end keep their order too.
+  const placed = [...images].sort((left, right) => sortKey(left) - sortKey(right) || 0);
   const segments: Segment<Image>[] = [];
   let done = 0;
-  for (const { image, at } of placed) {
+  for (const image of placed) {
+    const at = clampPosition(content, image.position);
     if (at > done) segments.push({ kind: "text", text: content.substring(done, at) });
     segments.push({ kind: "image", image });
     done = at;
@@ -53,6 +53,11 @@ export function insertImages<Image extends Placed>(
   return segmentsOf(content, images)
     .map((segment) => (segment.kind === "text" ? segment.text : render(segment.image)))
     .join("");
+}
+
+/** Positions that are no number go last. (Infinity minus itself is NaN, which the caller reads as equal.) */
+function sortKey({ position }: { readonly position: number }): number {
+  return Number.isNaN(position) ? Infinity : position;
 }
 
 function isHighSurrogate(unit: number): boolean {

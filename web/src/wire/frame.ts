@@ -11,8 +11,16 @@ export function sameId(left: Id, right: Id): boolean {
   return String(left) === String(right);
 }
 
+/** The id as a client sends it: a number where it is one exactly, as the first protocol has it. */
+export function wireId(id: Id): Id {
+  const number = Number(id);
+  return /^\d+$/.test(String(id)) && Number.isSafeInteger(number) ? number : id;
+}
+
 /** Where a stored event stands in its channel's history; absent from servers that keep none. */
 export interface Positioned {
+  /** Where it was published; an epoch and a seq count within one channel. */
+  readonly channel?: string;
   /** Names one unbroken history; a new value means that the old offsets say nothing any more. */
   readonly epoch?: string;
   /** Grows by one with every event of the epoch. */
@@ -48,9 +56,9 @@ export function isTimestamp(value: unknown): value is number | string {
   return isNumber(value) || isString(value);
 }
 
-/** True where `epoch` and `seq` are absent or well-formed. */
+/** True where `channel`, `epoch` and `seq` are absent or well-formed. */
 export const hasPosition: FrameCheck = (frame) =>
-  isMissingOr(frame["epoch"], isString) && isMissingOr(frame["seq"], isNumber);
+  isMissingOr(frame["channel"], isString) && isMissingOr(frame["epoch"], isString) && isMissingOr(frame["seq"], isNumber);
 
 export const isErrorFrame: FrameCheck = (frame) =>
   isString(frame["message"]) && isMissingOr(frame["error_code"], isString) && isMissingOr(frame["timestamp"], isTimestamp);

@@ -1,0 +1,184 @@
+import assert from "node:assert/strict";
+import { after, describe, it } from "node:test";
+import {
+  ClosedBecause,
+  ConnectionState,
+  NotificationsSocket,
+  type ConnectionStatus,
+  type HistoryFrame,
+  type NotificationsEvent,
+  type NotificationsOptions,
+} from "../src/index.js";
+import { clientFixture, FIXTURES, serverFixture } from "./fixtures.js";
+import { first, SocketServer, webSocket, type Frame, type Peer } from "./socket-server.js";
+
+const server = await SocketServer.start();
+const DEFAULTS = { token: "Bearer a.b+c", origin: server.origin, webSocket, backoff: { baseMs: 1, capMs: 1 } };
+
+async function opened(options: Partial<NotificationsOptions> = {}): Promise<{ socket: NotificationsSocket; peer: Peer }> {
+  const socket = new NotificationsSocket({ ...DEFAULTS, ...options });
+  after(() => socket.close());
+  socket.connect();
+  return { socket, peer: await opening(socket) };
+}
+
+/** The next connection, once the socket knows that it is open and its first ping is read. */
+async function opening(socket: NotificationsSocket): Promise<Peer> {
+  const peer = await server.peer();
+  if (socket.status.state !== ConnectionState.Open) {
+    await first<ConnectionStatus>((listener) => socket.onStatus(listener), ({ state }) => state === ConnectionState.Open);
+  }
+  return peer;
+}
+
+function edited(seq: number, channel = "post_123", epoch = "e1"): Frame {
+  return { type: "edited", data: { by: seq }, channel, epoch, seq };
+}
+
+/** Everything sent before this and delivered to `socket`, as sequence numbers. */
+async function delivered(socket: NotificationsSocket, peer: Peer, frames: readonly Frame[]): Promise<unknown[]> {
+  const seen: unknown[] = [];
+  const undo = socket.onEvent(({ seq }) => seen.push(seq));
+  const done = first((listener) => socket.on("pong", listener));
+  for (const frame of frames) peer.send(frame);
+  peer.send({ type: "pong", timestamp: "end" });
+  await done;
+  undo();
+  return seen;
+}
+
+describe("NotificationsSocket", () => {
+  it("carries the bare token in the URL and pings as in the fixture", async () => {
+    const { peer } = await opened();
+    assert.equal(peer.url.pathname, "/ws/notifications/");
+    assert.equal(peer.url.searchParams.get("token"), "a.b+c");
+    assert.deepEqual(await peer.frame(), clientFixture("n_client_ping"));
+  });
+
+  it("delivers every event of the fixtures to its listener", async () => {
+    const { socket, peer } = await opened();
+    const events = FIXTURES.filter(({ direction, dialect, frame }) => direction === "server" && dialect === "N" && "data" in frame);
+    assert.equal(events.length, 4);
+    const seen: NotificationsEvent[] = [];
+    socket.onEvent((event) => seen.push(event));
+    const alert = first((listener) => socket.on("alert", listener));
+    await delivered(socket, peer, events.map(({ frame }) => frame));
+    assert.deepEqual(seen, events.map(({ frame }) => frame));
+    assert.deepEqual(await alert, serverFixture("n_server_alert"));
+  });
+
+  it("subscribes, and its undo unsubscribes, as in the fixtures", async () => {
+    const { socket, peer } = await opened();
+    socket.subscribe(["notifications", "alerts", "orders"]);
+    assert.deepEqual(await peer.frameOf("subscribe"), clientFixture("n_client_subscribe"));
+    const undo = socket.subscribe(["post_123"], { epoch: "3f9c0a1b2d4e", seq: 41 });
+    assert.deepEqual(await peer.frameOf("subscribe"), clientFixture("x_client_subscribe_since"));
+    undo();
+    undo();
+    assert.deepEqual(await peer.frameOf("unsubscribe"), clientFixture("x_client_unsubscribe"));
+    socket.narrowTo(["alerts"]);
+    assert.deepEqual(await peer.frameOf("subscribe"), clientFixture("x_client_subscribe_replace"));
+  });
+
+  it("sends the extension frames of the fixtures", async () => {
+    const { socket, peer } = await opened();
+    socket.resume({ epoch: "3f9c0a1b2d4e", seq: 41 });
+    assert.deepEqual(await peer.frameOf("resume"), clientFixture("x_client_resume"));
+    socket.ack(42);
+    assert.deepEqual(await peer.frameOf("ack"), clientFixture("x_client_ack"));
+    socket.requestHistory("post_123", 10);
+    assert.deepEqual(await peer.frameOf("history"), clientFixture("x_client_history"));
+    const history = first<HistoryFrame<NotificationsEvent>>((listener) => socket.on("history", listener));
+    peer.send(serverFixture("x_server_history"));
+    assert.equal((await history).events[0]?.type, "custom");
+  });
+
+  it("stays on a channel until the last one who asked has left", async () => {
+    const { socket, peer } = await opened();
+    const undos = [socket.subscribe(["c"]), socket.subscribe(["c", "d"])];
+    undos[0]?.();
+    undos[1]?.();
+    assert.deepEqual(await peer.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["c", "d"] });
+  });
+
+  it("remembers what was subscribed before it was open", async () => {
+    const socket = new NotificationsSocket(DEFAULTS);
+    after(() => socket.close());
+    socket.subscribe(["early"]);
+    socket.connect();
+    const peer = await opening(socket);
+    assert.deepEqual(await peer.frameOf("subscribe"), { type: "subscribe", channels: ["early"] });
+  });
+
+  it("subscribes again after a break, each channel from where it was", async () => {
+    const { socket, peer } = await opened();
+    socket.subscribe(["post_123", "quiet"]);
+    assert.deepEqual(await delivered(socket, peer, [edited(7), edited(8)]), [7, 8]);
+    peer.cut();
+    const again = await opening(socket);
+    assert.deepEqual(await again.frameOf("subscribe"), { type: "subscribe", channels: ["quiet"] });
+    assert.deepEqual(await again.frameOf("subscribe"), {
+      type: "subscribe",
+      channels: ["post_123"],
+      since: { epoch: "e1", offset: 8 },
+    });
+    assert.deepEqual(await delivered(socket, again, [edited(8), edited(9)]), [9]);
+  });
+
+  it("resumes channels that it has without asking", async () => {
+    const { socket, peer } = await opened();
+    assert.deepEqual(await delivered(socket, peer, [edited(3, "user_1")]), [3]);
+    peer.close(4010, "slow consumer");
+    const again = await opening(socket);
+    assert.deepEqual(await again.frameOf("resume"), { type: "resume", channel: "user_1", epoch: "e1", seq: 3 });
+    again.send({ type: "resume_failed", channel: "user_1", epoch: "e2", seq: 90, reason: "history_lost" });
+    assert.deepEqual(await delivered(socket, again, [edited(90, "user_1", "e2"), edited(91, "user_1", "e2")]), [91]);
+  });
+
+  it("delivers nothing twice, and starts anew with a new epoch", async () => {
+    const { socket, peer } = await opened();
+    const frames = [edited(1), edited(2), edited(1), edited(2), edited(1, "other"), edited(1, "post_123", "e2")];
+    assert.deepEqual(await delivered(socket, peer, frames), [1, 2, 1, 1]);
+  });
+
+  it("acknowledges after the listeners have run, and again what comes again", async () => {
+    const { socket, peer } = await opened({ isAcking: true });
+    const order: string[] = [];
+    socket.onEvent(({ seq }) => order.push(`heard ${seq}`));
+    peer.send(edited(1));
+    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "post_123", seq: 1 });
+    assert.deepEqual(order, ["heard 1"]);
+    peer.send(edited(1));
+    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "post_123", seq: 1 });
+    assert.deepEqual(order, ["heard 1"]);
+    peer.send(serverFixture("n_server_alert"));
+    peer.send(edited(2));
+    assert.equal((await peer.frameOf("ack"))["seq"], 2);
+  });
+
+  it("gives up when even a fresh token is refused after the upgrade", async () => {
+    const socket = new NotificationsSocket({ ...DEFAULTS, token: () => "t" });
+    const closed = first<ConnectionStatus>((listener) => socket.onStatus(listener), ({ state }) => state === ConnectionState.Closed);
+    socket.connect();
+    (await server.peer()).close(4001, "token_expired");
+    (await server.peer()).close(4001, "token_expired");
+    const status = await closed;
+    assert.ok(status.state === ConnectionState.Closed);
+    assert.equal(status.because, ClosedBecause.Unauthenticated);
+  });
+
+  it("does not take an open socket for success: attempts count until something arrives", async () => {
+    const { socket, peer } = await opened();
+    const attempts: number[] = [];
+    socket.onStatus((status) => {
+      if (status.state === ConnectionState.Waiting) attempts.push(status.attempt);
+    });
+    peer.close(1013, "");
+    (await server.peer()).close(1013, "");
+    const last = await opening(socket);
+    await delivered(socket, last, []);
+    last.cut();
+    await server.peer();
+    assert.deepEqual(attempts, [1, 2, 1]);
+  });
+});
