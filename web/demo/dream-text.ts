@@ -122,6 +122,8 @@ function sourceSet(image: DreamImage, ratio: number): string {
   const isSameShape = (variant: ImageVariant): boolean =>
     Math.abs(variant.width / variant.height / ratio - 1) < SAME_RATIO && isImageUrl(variant.url);
   // A comma or blank in an address would be read as the end of it.
-  const variants = Object.values(image.variants ?? {}).filter((one) => isSameShape(one) && !/[\s,]/.test(one.url));
-  return variants.length < 2 ? "" : variants.map((variant) => `${variant.url} ${variant.width}w`).join(", ");
+  const usable = Object.values(image.variants ?? {}).filter((one) => isSameShape(one) && !/[\s,]/.test(one.url));
+  // A small photo has several variants of one size, as none is enlarged: one of them will do.
+  const byWidth = new Map(usable.map((variant) => [variant.width, variant.url]));
+  return byWidth.size < 2 ? "" : [...byWidth].map(([width, url]) => `${url} ${width}w`).join(", ");
 }

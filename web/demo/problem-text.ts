@@ -7,6 +7,8 @@ import { texts } from "./texts.js";
 export function problemText(error: unknown): string {
   const { problems } = texts;
   if (!(error instanceof ApiError)) return problems.generic(String(error));
+  // The server names what is wrong: nothing that could be said here is clearer.
+  if (error.status < 500 && Object.keys(error.fields).length > 0) return fieldsText(error);
   const seconds = error.retryAfterS === null ? null : Math.ceil(error.retryAfterS);
   switch (error.status) {
     case 0:
@@ -28,15 +30,13 @@ export function problemText(error: unknown): string {
     case 503:
       return problems.unavailable(seconds);
     default:
-      return error.status >= 500 ? problems.server(error.status) : fieldsText(error);
+      return error.status >= 500 ? problems.server(error.status) : problems.generic(error.detail);
   }
 }
 
-/** The fields that the server named, each with its text; the detail alone where it named none. */
+/** The fields that the server named, each with its text. */
 function fieldsText(error: ApiError): string {
-  const named = Object.entries(error.fields);
-  if (named.length === 0) return texts.problems.generic(error.detail);
-  const lines = named.map(([field, text]) => `${fieldName(field)}: ${text === "" ? error.detail : text}`);
+  const lines = Object.entries(error.fields).map(([field, text]) => `${fieldName(field)}: ${text === "" ? error.detail : text}`);
   return `${texts.problems.fields} ${lines.join("; ")}`;
 }
 

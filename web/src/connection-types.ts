@@ -111,8 +111,10 @@ export type Parsed<In> = { readonly ok: true; readonly frame: In } | { readonly 
 export interface Dialect<In, Out> {
   /** The absolute `ws:` URL; carries the token where the protocol wants it there. */
   url(token: string): string;
-  /** The first frame to send, or `null` where the URL authenticates. */
-  hello(token: string): Out | null;
+  /** Hands a token over: as the first frame where `isHelloFirst`, and later to replace one that is about to expire. */
+  authenticate(token: string): Out;
+  /** True where the first frame authenticates, false where the URL does. */
+  readonly isHelloFirst: boolean;
   /** True for the frame by which the server accepts the session. */
   isWelcome(frame: In): boolean;
   /** False where the protocol has no welcome: the session then counts as open with the socket. */

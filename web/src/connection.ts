@@ -102,15 +102,14 @@ export class Connection<In, Out> {
   }
 
   /**
-   * Fetches a fresh token and hands it over in place, where the dialect can: no event is missed by reconnecting.
-   * `false` where not open, no token came, or the dialect cannot.
+   * Fetches a fresh token and hands it over in place, so that an expiring one does not cost the connection.
+   * `false` where not open, or no token came.
    */
   async refreshToken(): Promise<boolean> {
     const run = this.run;
     const token = await fetchToken(this.options.token, { isRefresh: true });
     if (token === null || run !== this.run) return false;
-    const hello = this.dialect.hello(token);
-    return hello !== null && this.send(hello);
+    return this.send(this.dialect.authenticate(token));
   }
 
   private begin(): void {
@@ -169,8 +168,7 @@ export class Connection<In, Out> {
     this.startPhaseTimer("not welcomed in time");
     this.become({ state: ConnectionState.Authenticating, attempt: this.attempt });
     if (run !== this.run) return;
-    const hello = this.dialect.hello(token);
-    if (hello !== null) this.write(hello);
+    if (this.dialect.isHelloFirst) this.write(this.dialect.authenticate(token));
     if (this.dialect.hasWelcome) return;
     this.ready();
     // With no welcome, the answer to a ping is the proof that the server accepted us.

@@ -27,7 +27,8 @@ function dialect(options: DreamImagesOptions): Dialect<DreamServerFrame, DreamCl
   return {
     // The token goes into the first message, not into the URL: URLs end up in logs.
     url: () => socketUrl(path, options.origin, options.hasProgress === true ? { progress: "1" } : {}),
-    hello: (token) => ({ type: "authenticate", token }),
+    authenticate: (token) => ({ type: "authenticate", token }),
+    isHelloFirst: true,
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connection_established",
     parse: parseDreamFrame,
@@ -50,11 +51,6 @@ export class DreamImagesSocket extends ProtocolSocket<DreamServerFrame, DreamCli
   /** The newest state seen, `null` before the first. */
   get latest(): ImageUpdateFrame | null {
     return this.seen;
-  }
-
-  /** Hands a fresh token over in place, so that an expiring one does not cost the connection. `false` where it could not. */
-  refreshToken(): Promise<boolean> {
-    return this.connection.refreshToken();
   }
 
   /** Asks for the latest state, which then fires `onUpdate` even if nothing changed. `false` unless open. */

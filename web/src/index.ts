@@ -51,6 +51,7 @@ export {
   type ImageVariant,
 } from "./wire/dream.js";
 export type {
+  AuthenticatedFrame,
   CustomEventFrame,
   HistoryFrame,
   HistoryPoint,

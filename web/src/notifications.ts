@@ -28,8 +28,10 @@ export interface NotificationsOptions extends ConnectionOptions {
 function dialect(options: NotificationsOptions): Dialect<NotificationsServerFrame, NotificationsClientFrame> {
   const path = options.path ?? "/ws/notifications/";
   return {
-    url: (token) => socketUrl(path, options.origin, { token: bareToken(token) }),
-    hello: () => null,
+    // Positions are what replay after a break starts from; a server that has none ignores the wish.
+    url: (token) => socketUrl(path, options.origin, { token: bareToken(token), positions: "1" }),
+    authenticate: (token) => ({ type: "authenticate", token }),
+    isHelloFirst: false,
     hasWelcome: false,
     isWelcome: () => false,
     parse: parseNotificationsFrame,

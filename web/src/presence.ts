@@ -21,8 +21,9 @@ export interface PresenceOptions extends ConnectionOptions {
 
 function dialect(options: PresenceOptions): Dialect<PresenceServerFrame, PresenceClientFrame> {
   return {
-    url: (token) => socketUrl(options.path ?? "/api/v1/ws", options.origin, { token: bareToken(token) }),
-    hello: () => null,
+    url: (token) => socketUrl(options.path ?? "/api/v1/ws", options.origin, { token: bareToken(token), positions: "1" }),
+    authenticate: (token) => ({ type: "authenticate", token }),
+    isHelloFirst: false,
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connected",
     parse: parsePresenceFrame,

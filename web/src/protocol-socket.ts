@@ -44,6 +44,11 @@ export abstract class ProtocolSocket<In extends { readonly type: string }, Out> 
     this.connection.close();
   }
 
+  /** Fetches a fresh token and hands it over in place. `false` where not open, or no token came. */
+  refreshToken(): Promise<boolean> {
+    return this.connection.refreshToken();
+  }
+
   /** Skips the current reconnect pause, unless the server asked for it. */
   reconnectNow(): void {
     this.connection.reconnectNow();

@@ -52,6 +52,7 @@ describe("NotificationsSocket", () => {
     const { peer } = await opened();
     assert.equal(peer.url.pathname, "/ws/notifications/");
     assert.equal(peer.url.searchParams.get("token"), "a.b+c");
+    assert.equal(peer.url.searchParams.get("positions"), "1");
     assert.deepEqual(await peer.frame(), clientFixture("n_client_ping"));
   });
 
@@ -154,6 +155,15 @@ describe("NotificationsSocket", () => {
     peer.send(serverFixture("n_server_alert"));
     peer.send(edited(2));
     assert.equal((await peer.frameOf("ack"))["seq"], 2);
+  });
+
+  it("hands a fresh token over in place", async () => {
+    const { socket, peer } = await opened({ token: ({ isRefresh }) => (isRefresh ? "new" : "old") });
+    const authenticated = first((listener) => socket.on("authenticated", listener));
+    assert.equal(await socket.refreshToken(), true);
+    assert.deepEqual(await peer.frameOf("authenticate"), { type: "authenticate", token: "new" });
+    peer.send({ type: "authenticated", expires_at: 1761127200 });
+    await authenticated;
   });
 
   it("gives up when even a fresh token is refused after the upgrade", async () => {

@@ -28,7 +28,7 @@ function atTimeOf(fixture: Frame, frame: Frame): Frame {
 describe("PresenceSocket", () => {
   it("carries the token in the URL and opens with the welcome", async () => {
     const { socket, peer } = await opened();
-    assert.equal(peer.request.url, "/api/v1/ws?token=jwt");
+    assert.equal(peer.request.url, "/api/v1/ws?token=jwt&positions=1");
     assert.equal(socket.onlineCount, 42);
   });
 

@@ -20,6 +20,13 @@ export interface SubscriptionSuccessFrame {
   readonly rejected?: readonly { readonly channel: string; readonly reason: string }[] | null;
 }
 
+/** Answers a token that was handed over in place. */
+export interface AuthenticatedFrame {
+  readonly type: "authenticated";
+  /** Unix seconds. */
+  readonly expires_at?: number | null;
+}
+
 /** Answers `unsubscribe`. */
 export interface UnsubscribedFrame {
   readonly type: "unsubscribed";
@@ -65,10 +72,16 @@ export interface HistoryFrame<Event> {
 }
 
 /** The server's frames of the extensions, but for `history`, whose events are of the dialect. */
-export type ExtensionServerFrame = SubscriptionSuccessFrame | UnsubscribedFrame | ResumedFrame | ResumeFailedFrame;
+export type ExtensionServerFrame =
+  | SubscriptionSuccessFrame
+  | UnsubscribedFrame
+  | ResumedFrame
+  | ResumeFailedFrame
+  | AuthenticatedFrame;
 
 /** What a client may send. */
 export type ExtensionClientFrame =
+  | { readonly type: "authenticate"; readonly token: string }
   | {
       readonly type: "subscribe";
       readonly channels: readonly string[];
@@ -97,6 +110,7 @@ export const EXTENSION_CHECKS: FrameChecks<ExtensionServerFrame | HistoryFrame<u
   unsubscribed: (frame) => isArrayOf(frame["channels"], isString),
   resumed: (frame) => isPoint(frame) && isNumber(frame["recovered"]),
   resume_failed: (frame) => isPoint(frame) && isString(frame["reason"]),
+  authenticated: (frame) => isMissingOr(frame["expires_at"], isNumber),
   history: (frame) => isPoint(frame) && Array.isArray(frame["events"]),
 };
 
