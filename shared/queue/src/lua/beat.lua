@@ -1,0 +1,90 @@
+-- A worker's sign of life; it also looks after workers that gave none, and trims what retention ended.
+-- KEYS[1]  prefix
+-- ARGV[1]  worker number, or 0 to look after others only   [2] lease ms   [3] grace ms   [4] kills that make poison
+-- ARGV[5]  the worker's description (JSON)   [6] ms to keep completed   [7] how many
+-- ARGV[8]  ms to keep dead and cancelled   [9] how many   [10] error text (JSON) for poison   [11] most jobs to recover
+-- returns  {status, recovered jobs, 1 when there is more to recover}; status 1: this worker number is not registered
+local now = clock()
+local limit = tonumber(ARGV[11])
+local status = 0
+if ARGV[1] ~= '0' then
+  local me = P .. 'w:' .. ARGV[1]
+  local used = call('HGET', me, 'f')
+  if not used or used == 'x' then
+    status = 1
+  else
+    call('HSET', me, 'info', ARGV[5], 'beat', now)
+    call('HDEL', me, 'late')
+    call('ZADD', P .. 'workers', now + tonumber(ARGV[2]), ARGV[1])
+  end
+end
+
+local recovered, more = 0, 0
+local function recover(wid)
+  local low = tonumber(wid) * 268435456
+  local ids = call('ZRANGEBYSCORE', LEASE, low, low + 268435455, 'LIMIT', 0, limit - recovered)
+  if #ids == 0 then
+    call('DEL', P .. 'w:' .. wid, P .. 'ctl:' .. wid)
+    call('ZREM', P .. 'workers', wid)
+    return
+  end
+  more = 1
+  recovered = recovered + #ids
+  local is_prefetching = call('HGET', P .. 'w:' .. wid, 'pre') == '1'
+  local recs = call('HMGET', JOBS, unpack(ids))
+  local started = call('HMGET', P .. 'started', unpack(ids))
+  call('ZREM', LEASE, unpack(ids))
+  call('HDEL', P .. 'started', unpack(ids))
+  for k, id in ipairs(ids) do
+    local rec = recs[k]
+    if rec then
+      local h = head(rec)
+      group_done(h.group, 1)
+      -- A prefetching worker holds jobs that it never started: those are only suspects, and from then on mark
+      -- their start, so that the next death is counted against the jobs that really ran.
+      local ran = not is_prefetching or started[k] == wid
+      local attempts, kills = h.attempts, h.kills
+      if ran then
+        attempts = attempts + 1
+        kills = kills + 1
+      elseif kills == 0 then
+        kills = 1
+      end
+      if call('SISMEMBER', P .. 'cancels', id) == 1 then
+        cancelled(id, rec, h, now)
+      elseif ran and kills >= tonumber(ARGV[4]) then
+        bury(id, rec, h, attempts, kills, now, ARGV[10])
+      elseif ran and attempts >= h.max then
+        bury(id, rec, h, attempts, kills, now, ARGV[10])
+      else
+        call('HSET', JOBS, id, stamped(rec, 'a', attempts, kills))
+        ready({ id }, h.prio, h.kind, h.group, true)
+      end
+    end
+  end
+  count('rescued', #ids)
+end
+for _, wid in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT', 0, 10)) do
+  if recovered >= limit then break end
+  local w = P .. 'w:' .. wid
+  local late = call('HGET', w, 'late')
+  if not late then
+    -- Redis itself may have been away: give the worker a moment to show that it lives.
+    call('HSET', w, 'late', now)
+  elseif now - tonumber(late) >= tonumber(ARGV[3]) then
+    call('HSET', w, 'f', 'x')
+    recover(wid)
+  end
+end
+trim(DONE, now, tonumber(ARGV[6]), tonumber(ARGV[7]), 200)
+trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
+trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
+-- A safety net below every wake-up path: available work and no token is set right within one beat.
+for _, kind in ipairs(call('SRANDMEMBER', P .. 'kinds', 10)) do
+  local is_waiting = false
+  for _, prio in ipairs({ 'h', 'n', 'l' }) do
+    if call('EXISTS', P .. 'r:' .. prio .. ':' .. kind) == 1 then is_waiting = true end
+  end
+  if is_waiting and call('HEXISTS', P .. 'cfg', 'paused') == 0 then wake(kind) end
+end
+return { status, recovered, more }

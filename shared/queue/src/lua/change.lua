@@ -1,0 +1,73 @@
+-- Changes one job by hand.
+-- KEYS[1]  prefix
+-- ARGV[1]  what: retry, cancel, delete, reschedule, update   [2] id   [3] delay ms (reschedule) or record (update)
+-- returns  retry, reschedule, update: 1 done, 0 not possible in its state, -1 no such job
+--          cancel: 1 cancelled, 2 its worker was told, 0 already over, -1 no such job;  delete: 1, 0 it is running, -1
+local what, id = ARGV[1], ARGV[2]
+local rec = call('HGET', JOBS, id)
+if not rec then return -1 end
+local h = head(rec)
+local lease = call('ZSCORE', LEASE, id)
+local now = clock()
+local is_waiting = false
+
+-- Takes the job out of the place where it stands; an available job leaves a ghost in its list, since a list cannot be
+-- searched in bounded time.
+local function lift()
+  if h.state == 'd' then
+    call('ZREM', DEAD, id)
+  elseif h.state == 'x' then
+    call('ZREM', CANCELLED, id)
+  elseif call('ZREM', SCHED, id) + call('ZREM', RETRY, id) + call('ZREM', DONE, id) == 0 then
+    is_waiting = true
+  end
+end
+-- Available again: a ghost of it that still stands in a list comes back to life instead of a second entry.
+local function make_ready()
+  if call('SREM', P .. 'ghosts', id) == 1 then wake(h.kind) else ready({ id }, h.prio, h.kind, h.group, false) end
+end
+
+if what == 'cancel' then
+  if lease then
+    call('SADD', P .. 'cancels', id)
+    local wid = string.format('%d', floor(tonumber(lease) / 268435456))
+    call('RPUSH', P .. 'ctl:' .. wid, 'cancel ' .. id)
+    call('EXPIRE', P .. 'ctl:' .. wid, 60)
+    return 2
+  end
+  if h.state ~= 'a' or call('ZSCORE', DONE, id) then return 0 end
+  lift()
+  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  cancelled(id, rec, h, now)
+  return 1
+end
+if lease then return 0 end
+if what == 'delete' then
+  lift()
+  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  release_unique(h, id)
+  forget({ id })
+  call('DEL', P .. 'res:' .. id)
+  return 1
+end
+if what == 'retry' then
+  lift()
+  if is_waiting then return 0 end
+  call('HSET', JOBS, id, stamped(rec, 'a', 0, 0))
+  make_ready()
+  return 1
+end
+if what == 'update' then
+  -- The head stays as Redis has it; the caller's record only brings a new payload and metadata.
+  call('HSET', JOBS, id, sub(rec, 1, 5) .. sub(ARGV[3], 6))
+  return 1
+end
+if what == 'reschedule' then
+  lift()
+  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  call('HSET', JOBS, id, stamped(rec, 'a', h.attempts, h.kills))
+  call('ZADD', SCHED, now + tonumber(ARGV[3]), id)
+  if call('ZRANGE', SCHED, 0, 0)[1] == id then wake(h.kind) end
+  return 1
+end
+return redis.error_reply('unknown change ' .. what)

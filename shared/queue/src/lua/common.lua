@@ -1,0 +1,129 @@
+-- Shared by every script; Rust puts this text in front of each of them.
+-- KEYS[1]  prefix of all keys of one queue, e.g. `aq:{images}:`. It carries the hash tag, so every key a script
+--          derives from it lives in the slot that the call was routed to.
+-- The record's layout is described in record.rs; only its fixed head and the three short strings are read here.
+local P = KEYS[1]
+local call, byte, sub, floor, min = redis.call, string.byte, string.sub, math.floor, math.min
+local JOBS, LEASE, SCHED, RETRY = P .. 'jobs', P .. 'lease', P .. 'sched', P .. 'retry'
+local DONE, DEAD, CANCELLED, RUN = P .. 'done', P .. 'dead', P .. 'cancelled', P .. 'run'
+
+-- Redis' own clock: the only one that all workers share.
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000 + floor(t[2] / 1000)
+end
+
+local function head(r)
+  local _, _, a1, a2, kills, m1, m2, kl, gl, ul = byte(r, 1, 10)
+  local g = 17 + kl
+  local u = g + gl
+  return {
+    state = sub(r, 1, 1), prio = sub(r, 2, 2), attempts = a1 * 256 + a2, kills = kills, max = m1 * 256 + m2,
+    kind = sub(r, 17, g - 1), group = sub(r, g, u - 1), unique = sub(r, u, u + ul - 1),
+  }
+end
+
+local function stamped(r, state, attempts, kills)
+  return state .. sub(r, 2, 2) .. struct.pack('>HB', min(attempts, 65535), min(kills, 255)) .. sub(r, 6)
+end
+
+-- One token is enough: the worker that takes it passes it on while work remains.
+local function wake(kind)
+  local key = P .. 'wk:' .. kind
+  if call('EXISTS', key) == 0 then call('RPUSH', key, '1') end
+end
+
+-- A group stands in its rotation exactly while its list is not empty and it is not parked at its cap.
+local function ready(ids, prio, kind, group, front)
+  local lane = prio .. ':' .. kind
+  local n = call(front and 'LPUSH' or 'RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids))
+  if n == #ids then
+    call('RPUSH', P .. 'r:' .. lane, group)
+    call('SADD', P .. 'kinds', kind)
+  end
+  wake(kind)
+end
+
+local function unpark(group)
+  if call('EXISTS', P .. 'parked') == 0 then return end
+  local lanes = call('HGET', P .. 'parked', group)
+  if not lanes then return end
+  call('HDEL', P .. 'parked', group)
+  for lane in string.gmatch(lanes, '[^,]+') do
+    call('LPUSH', P .. 'r:' .. lane, group)
+    wake(sub(lane, 3))
+  end
+end
+
+-- n jobs of the group stopped running.
+local function group_done(group, n)
+  if group == '' or n == 0 then return end
+  if call('HINCRBY', RUN, group, -n) <= 0 then call('HDEL', RUN, group) end
+  unpark(group)
+end
+
+local function count(field, n) call('HINCRBY', P .. 'stat', field, n) end
+
+-- Tells those who wait for a job's end; costs one EXISTS where nobody waits.
+local function notify(ids, state)
+  if call('EXISTS', P .. 'waiters') == 0 then return end
+  for _, id in ipairs(ids) do
+    if call('HDEL', P .. 'waiters', id) == 1 then call('PUBLISH', P .. 'ev', state .. id) end
+  end
+end
+
+-- Side tables are usually absent; HDEL on a missing key is one lookup.
+local function forget_extras(ids)
+  call('HDEL', P .. 'err', unpack(ids))
+  call('HDEL', P .. 'prog', unpack(ids))
+  call('SREM', P .. 'cancels', unpack(ids))
+  call('HDEL', P .. 'started', unpack(ids))
+end
+
+local function forget(ids)
+  call('HDEL', JOBS, unpack(ids))
+  forget_extras(ids)
+end
+
+local function release_unique(h, id)
+  if h.unique == '' then return end
+  local key = P .. 'u:' .. h.unique
+  if call('GET', key) == id then call('DEL', key) end
+end
+
+-- Removes at most `limit` finished jobs that are too old or too many.
+local function trim(z, now, keep_ms, keep_n, limit)
+  local over = call('ZCARD', z) - keep_n
+  local ids
+  if over > 0 then
+    ids = call('ZRANGE', z, 0, min(over, limit) - 1)
+  else
+    ids = call('ZRANGEBYSCORE', z, '-inf', now - keep_ms, 'LIMIT', 0, limit)
+  end
+  if #ids > 0 then
+    call('ZREM', z, unpack(ids))
+    forget(ids)
+  end
+  return #ids
+end
+
+local function bury(id, rec, h, attempts, kills, now, err)
+  call('HSET', JOBS, id, stamped(rec, 'd', attempts, kills))
+  if err ~= '' then call('HSET', P .. 'err', id, err) end
+  call('HDEL', P .. 'prog', id)
+  call('ZADD', DEAD, now, id)
+  call('SREM', P .. 'cancels', id)
+  release_unique(h, id)
+  count('dead', 1)
+  notify({ id }, 'd')
+end
+
+local function cancelled(id, rec, h, now)
+  call('HSET', JOBS, id, stamped(rec, 'x', h.attempts, h.kills))
+  call('ZADD', CANCELLED, now, id)
+  call('SREM', P .. 'cancels', id)
+  call('HDEL', P .. 'prog', id)
+  release_unique(h, id)
+  count('cancelled', 1)
+  notify({ id }, 'x')
+end

@@ -1,0 +1,27 @@
+-- A worker ends in good order: what it still holds goes back without spending an attempt.
+-- KEYS[1]  prefix
+-- ARGV[1]  worker number   [2] most jobs to return
+-- returns  how many jobs were returned; call again until it is 0
+local low = tonumber(ARGV[1]) * 268435456
+local ids = call('ZRANGEBYSCORE', LEASE, low, low + 268435455, 'LIMIT', 0, ARGV[2])
+call('HSET', P .. 'w:' .. ARGV[1], 'f', 'x')
+if #ids == 0 then
+  call('DEL', P .. 'w:' .. ARGV[1], P .. 'ctl:' .. ARGV[1])
+  call('ZREM', P .. 'workers', ARGV[1])
+  return 0
+end
+local recs = call('HMGET', JOBS, unpack(ids))
+call('ZREM', LEASE, unpack(ids))
+local now = clock()
+for k, id in ipairs(ids) do
+  if recs[k] then
+    local h = head(recs[k])
+    group_done(h.group, 1)
+    if call('SISMEMBER', P .. 'cancels', id) == 1 then
+      cancelled(id, recs[k], h, now)
+    else
+      ready({ id }, h.prio, h.kind, h.group, true)
+    end
+  end
+end
+return #ids

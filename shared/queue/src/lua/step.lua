@@ -1,0 +1,251 @@
+-- One round trip of a worker: settle what it finished, make due jobs available, claim the next ones.
+-- KEYS[1]  prefix
+-- ARGV[1]  worker number   [2] token of the first job to claim   [3] how many to claim (at most 500)   [4] kind
+-- ARGV[5]  ms to keep a completed job   [6] how many completed jobs to keep   [7] ms to keep a result
+-- ARGV[8]  ms to keep a dead or cancelled job   [9] how many of each   [10] most due jobs to move
+-- ARGV[11] number of buckets of plain completions; each: group, n (at most 500), n ids, n tokens
+-- then     any number of (id, token, outcome, delay ms, error, result); outcome: c completed, r failed, d dead,
+--          x cancelled, u returned without spending an attempt
+-- returns  {status, ms until the next due job or -1, ids whose lease was lost, claimed ids, their records, more}
+--          status: 0 fine, 1 this worker number is not registered, 2 the tokens were used before, 3 paused
+--          more: 1 when available jobs of this kind are left
+local now = clock()
+local base, want, kind = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local keep_ms, keep_n = tonumber(ARGV[5]), tonumber(ARGV[6])
+local lost = {}
+local i = 12
+
+for _ = 1, tonumber(ARGV[11]) do
+  local group, n = ARGV[i], tonumber(ARGV[i + 1])
+  local a, t = i + 2, i + 1 + n
+  local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, t))
+  local ids = {}
+  for k = 1, n do
+    if scores[k] == ARGV[t + k] then ids[#ids + 1] = ARGV[a + k - 1] else lost[#lost + 1] = ARGV[a + k - 1] end
+  end
+  if #ids > 0 then
+    call('ZREM', LEASE, unpack(ids))
+    if keep_ms > 0 and keep_n > 0 then
+      local z = {}
+      for k = 1, #ids do z[2 * k - 1] = now z[2 * k] = ids[k] end
+      call('ZADD', DONE, unpack(z))
+      forget_extras(ids)
+      trim(DONE, now, keep_ms, keep_n, 500)
+    else
+      forget(ids)
+    end
+    count('completed', #ids)
+    group_done(group, #ids)
+    notify(ids, 'c')
+  end
+  i = t + n + 1
+end
+
+local function settle(id, token, outcome, delay, err, result)
+  if call('ZSCORE', LEASE, id) ~= token then
+    lost[#lost + 1] = id
+    return
+  end
+  call('ZREM', LEASE, id)
+  call('HDEL', P .. 'started', id)
+  local rec = call('HGET', JOBS, id)
+  if not rec then return end
+  local h = head(rec)
+  group_done(h.group, 1)
+  local is_cancelled = call('SISMEMBER', P .. 'cancels', id) == 1
+  if outcome == 'c' then
+    if result ~= '' then call('SET', P .. 'res:' .. id, result, 'PX', ARGV[7]) end
+    release_unique(h, id)
+    count('completed', 1)
+    if keep_ms > 0 and keep_n > 0 then
+      call('ZADD', DONE, now, id)
+      forget_extras({ id })
+      trim(DONE, now, keep_ms, keep_n, 2)
+    else
+      forget({ id })
+    end
+    notify({ id }, 'c')
+  elseif outcome == 'x' or (is_cancelled and outcome ~= 'd') then
+    if err ~= '' then call('HSET', P .. 'err', id, err) end
+    cancelled(id, rec, h, now)
+    trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 2)
+  elseif outcome == 'u' then
+    if delay > 0 then
+      call('ZADD', SCHED, now + delay, id)
+    else
+      ready({ id }, h.prio, h.kind, h.group, true)
+    end
+  elseif outcome == 'd' or h.attempts + 1 >= h.max then
+    count('failed', 1)
+    bury(id, rec, h, h.attempts + 1, h.kills, now, err)
+    trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 2)
+  else
+    count('failed', 1)
+    call('HSET', JOBS, id, stamped(rec, 'a', h.attempts + 1, h.kills))
+    call('HSET', P .. 'err', id, err)
+    call('ZADD', RETRY, now + delay, id)
+  end
+end
+while i <= #ARGV do
+  local id, token, outcome, delay, err, result = unpack(ARGV, i, i + 5)
+  settle(id, token, outcome, tonumber(delay), err, result)
+  i = i + 6
+end
+
+-- Due jobs, in bounded parts; whoever comes next moves the rest.
+local next_due = -1
+local has_ghosts = call('EXISTS', P .. 'ghosts') == 1
+local function promote(z)
+  local due = call('ZRANGEBYSCORE', z, '-inf', now, 'LIMIT', 0, ARGV[10])
+  if #due > 0 then
+    call('ZREM', z, unpack(due))
+    local recs = call('HMGET', JOBS, unpack(due))
+    local lanes = {}
+    for k = 1, #due do
+      local r = recs[k]
+      if r then
+        local h = head(r)
+        -- Its old place in a list, if it still has one, serves again.
+        if has_ghosts and call('SREM', P .. 'ghosts', due[k]) == 1 then
+          wake(h.kind)
+          h = nil
+        end
+        if h then
+          local lane = h.prio .. h.kind .. ':' .. h.group
+          if not lanes[lane] then lanes[lane] = { h, {} } end
+          local ids = lanes[lane][2]
+          ids[#ids + 1] = due[k]
+        end
+      end
+    end
+    for _, lane in pairs(lanes) do ready(lane[2], lane[1].prio, lane[1].kind, lane[1].group, false) end
+  end
+  local first = call('ZRANGE', z, 0, 0, 'WITHSCORES')[2]
+  if first then
+    local ms = tonumber(first) - now
+    if ms < 0 then ms = 0 end
+    if next_due < 0 or ms < next_due then next_due = ms end
+  end
+end
+promote(SCHED)
+promote(RETRY)
+
+local used = call('HGET', P .. 'w:' .. ARGV[1], 'f')
+if not used or used == 'x' then return { 1, next_due, lost, {}, {}, 0 } end
+if tonumber(used) > base then return { 2, next_due, lost, {}, {}, 0 } end
+local cfg = call('HMGET', P .. 'cfg', 'paused', 'rate', 'burst', 'cap')
+if cfg[1] then return { 3, next_due, lost, {}, {}, 0 } end
+
+local tokens
+if cfg[2] and want > 0 then
+  -- Token bucket: refilled by the time that passed, spent by what is claimed, in this one step for all workers.
+  local rate, burst = tonumber(cfg[2]), tonumber(cfg[3])
+  local bucket = call('HMGET', P .. 'rl', 't', 'at')
+  tokens = burst
+  if bucket[1] then tokens = min(burst, tonumber(bucket[1]) + (now - tonumber(bucket[2])) * rate / 1000) end
+  if tokens < want then want = floor(tokens) end
+end
+
+local ids, recs, groups = {}, {}, {}
+local cap = cfg[4] and tonumber(cfg[4])
+local running = {}
+local function take(prio, n)
+  local lane = prio .. ':' .. kind
+  local rotation = P .. 'r:' .. lane
+  local tries = call('LLEN', rotation)
+  while n > 0 and tries > 0 do
+    local group = call('LPOP', rotation)
+    if not group then break end
+    local share = floor(n / tries)
+    if share < 1 then share = 1 end
+    local is_parked = false
+    if cap and group ~= '' then
+      if not running[group] then running[group] = tonumber(call('HGET', RUN, group) or 0) end
+      local room = cap - running[group]
+      if room < share then share = room end
+      if share <= 0 then
+        is_parked = true
+        local lanes = call('HGET', P .. 'parked', group)
+        call('HSET', P .. 'parked', group, lanes and (lanes .. ',' .. lane) or lane)
+        tries = tries - 1
+      end
+    end
+    if not is_parked then
+      local list = P .. 'q:' .. lane .. ':' .. group
+      local got = call('LPOP', list, share) or {}
+      for k = 1, #got do
+        ids[#ids + 1] = got[k]
+        groups[#ids] = group
+      end
+      n = n - #got
+      if running[group] then running[group] = running[group] + #got end
+      if #got == share and call('EXISTS', list) == 1 then
+        call('RPUSH', rotation, group)
+      else
+        tries = tries - 1
+      end
+    end
+  end
+  return n
+end
+
+-- Of 21 claimed jobs 16 go to the high, 4 to the normal and 1 to the low lane first; what a lane leaves over goes to
+-- the others from the top. The tokens count the worker's claims, so they tell where in the 21 it stands.
+if want > 0 then
+  local low, normal = 0, 0
+  if want >= 21 then
+    low, normal = floor(want / 21), floor(want * 4 / 21)
+  else
+    for k = base, base + want - 1 do
+      local turn = k % 21
+      if turn == 20 then low = low + 1 elseif turn % 5 == 4 then normal = normal + 1 end
+    end
+  end
+  local left = take('h', want - low - normal)
+  left = take('n', left + normal)
+  left = take('l', left + low)
+  if left > 0 then left = take('h', left) end
+  if left > 0 then left = take('n', left) end
+end
+
+local claimed = 0
+if #ids > 0 then
+  local found = call('HMGET', JOBS, unpack(ids))
+  local is_ghost = has_ghosts and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
+  local z, per_group, kept = {}, {}, {}
+  for k = 1, #ids do
+    local r = found[k]
+    if r and byte(r, 1) == 97 and not (is_ghost and is_ghost[k] == 1) then
+      claimed = claimed + 1
+      kept[claimed], recs[claimed] = ids[k], r
+      z[2 * claimed - 1] = base + claimed - 1
+      z[2 * claimed] = ids[k]
+      local g = groups[k]
+      if g ~= '' then per_group[g] = (per_group[g] or 0) + 1 end
+    else
+      -- Cancelled, deleted or moved while it waited; its place in the list ends here.
+      call('SREM', P .. 'ghosts', ids[k])
+    end
+  end
+  ids = kept
+  if claimed > 0 then
+    call('ZADD', LEASE, unpack(z))
+    call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
+    for g, n in pairs(per_group) do call('HINCRBY', RUN, g, n) end
+  end
+end
+local more = 0
+for _, prio in ipairs({ 'h', 'n', 'l' }) do
+  if call('EXISTS', P .. 'r:' .. prio .. ':' .. kind) == 1 then more = 1 end
+end
+if tokens then
+  tokens = tokens - claimed
+  call('HSET', P .. 'rl', 't', tokens, 'at', now)
+  if more == 1 and tokens < 1 then
+    more = 0
+    local ms = math.ceil((1 - tokens) * 1000 / tonumber(cfg[2]))
+    if next_due < 0 or ms < next_due then next_due = ms end
+  end
+end
+if more == 1 then wake(kind) end
+return { 0, next_due, lost, ids, recs, more }

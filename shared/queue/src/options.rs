@@ -1,0 +1,80 @@
+//! Settings of a queue handle.
+
+use std::time::Duration;
+
+use crate::keys::DEFAULT_PREFIX;
+
+/// How long and how many finished jobs are kept. Whichever bound is met first ends a job; zero of either keeps none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How long.
+    pub age: Duration,
+    /// How many.
+    pub count: u64,
+}
+
+impl Retention {
+    /// Keeps nothing: a job disappears in the step that finishes it.
+    pub const NONE: Self = Self { age: Duration::ZERO, count: 0 };
+
+    /// Keeps up to `count` jobs for up to `age`.
+    #[must_use]
+    pub const fn new(age: Duration, count: u64) -> Self {
+        Self { age, count }
+    }
+}
+
+/// Settings of a queue handle. All handles and workers of one queue should use the same.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// Put in front of every key. Default `aq:`.
+    pub key_prefix: String,
+    /// Completed jobs. Default: 1 hour, 10,000 jobs.
+    pub retention_completed: Retention,
+    /// Dead and cancelled jobs, each. Default: 30 days, 100,000 jobs.
+    pub retention_dead: Retention,
+    /// How long what a handler returned is kept; zero keeps nothing, and neither is `null` kept. Default 1 hour.
+    pub result_ttl: Duration,
+    /// How long a worker counts as alive after its last sign of life; it gives one four times as often. Default 5 seconds, at
+    /// least 1. Longer tolerates longer pauses of a machine, shorter finds dead workers sooner: a dead worker's jobs
+    /// are available again after about 1.6 times this.
+    pub lease: Duration,
+    /// A job during which its worker died this often is dead instead of run again. Default 3, at least 1.
+    pub poison_after: u32,
+    /// Most jobs that may wait; a push beyond it fails with [`QueueError::Full`](crate::QueueError::Full). Default: no bound.
+    pub max_depth: Option<u64>,
+    /// Longest time one call may take, after which it fails with [`QueueError::Unavailable`](crate::QueueError::Unavailable).
+    /// Default 5 seconds.
+    pub command_timeout: Duration,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            key_prefix: DEFAULT_PREFIX.to_owned(),
+            retention_completed: Retention::new(Duration::from_secs(3600), 10_000),
+            retention_dead: Retention::new(Duration::from_secs(30 * 24 * 3600), 100_000),
+            result_ttl: Duration::from_secs(3600),
+            lease: Duration::from_secs(5),
+            poison_after: 3,
+            max_depth: None,
+            command_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl QueueOptions {
+    pub(crate) fn lease_ms(&self) -> i64 {
+        millis(self.lease.max(Duration::from_secs(1)))
+    }
+}
+
+/// Whole milliseconds as Redis takes them.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A count as Redis takes it.
+pub(crate) fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,142 @@
+//! The handle that producers and operators use.
+
+mod admin;
+mod inspect;
+mod push;
+mod workers;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use fred::{
+    clients::{Client, WithOptions},
+    interfaces::ClientLike,
+    types::{ClusterHash, CustomCommand, FromValue, Value, config::Options, scripts::Script},
+};
+
+pub use admin::CancelOutcome;
+pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats, State};
+pub(crate) use push::id_value;
+pub use workers::{RunningJob, WorkerRecord};
+
+use crate::{QueueError, QueueName, QueueOptions, keys, scripts};
+
+/// A handle to one queue. Cheap to clone; the client stays the caller's.
+///
+/// # Examples
+/// ```no_run
+/// use apalis_fred::{NewJob, Queue};
+/// use fred::prelude::*;
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Builder::from_config(Config::from_url("redis://127.0.0.1")?).build()?;
+/// client.init().await?;
+/// let queue = Queue::new(client, "mail".parse()?);
+/// let pushed = queue.push(NewJob::raw("send_mail", b"{}".to_vec())?).await?;
+/// println!("{} is stored", pushed.id);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    calls: WithOptions<Client>,
+    name: QueueName,
+    prefix: String,
+    options: QueueOptions,
+    is_registered: AtomicBool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("name", &self.inner.name)
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// A handle with default options. `client` must have been initialised; it is not closed by the handle.
+    #[must_use]
+    pub fn new(client: Client, name: QueueName) -> Self {
+        Self::with_options(client, name, QueueOptions::default())
+    }
+
+    /// A handle with given options.
+    #[must_use]
+    pub fn with_options(client: Client, name: QueueName, options: QueueOptions) -> Self {
+        let calls = client.with_options(&Options {
+            // A command whose connection broke may have run; whether to send it again is decided where its meaning is known.
+            max_attempts: Some(1),
+            timeout: Some(options.command_timeout),
+            ..Options::default()
+        });
+        let prefix = keys::queue_prefix(&options.key_prefix, &name);
+        Self { inner: Arc::new(Inner { client, calls, name, prefix, options, is_registered: AtomicBool::new(false) }) }
+    }
+
+    /// The queue's name.
+    #[must_use]
+    pub fn name(&self) -> &QueueName {
+        &self.inner.name
+    }
+
+    /// The handle's options.
+    #[must_use]
+    pub fn options(&self) -> &QueueOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.inner.prefix
+    }
+
+    pub(crate) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.inner.prefix)
+    }
+
+    pub(crate) async fn run<R: FromValue>(
+        &self,
+        script: &std::sync::LazyLock<Script>,
+        args: Vec<Value>,
+    ) -> Result<R, QueueError> {
+        scripts::run(&self.inner.calls, script, &self.inner.prefix, args).await
+    }
+
+    /// A plain command whose first argument is a key.
+    pub(crate) async fn command<R: FromValue>(&self, name: &'static str, args: Vec<Value>) -> Result<R, QueueError> {
+        Ok(self.inner.calls.custom(CustomCommand::new_static(name, ClusterHash::FirstKey, false), args).await?)
+    }
+
+    /// Makes the queue known to [`list_queues`], once per handle.
+    pub(crate) async fn register(&self) -> Result<(), QueueError> {
+        if !self.inner.is_registered.load(Ordering::Relaxed) {
+            let registry = keys::registry(&self.inner.options.key_prefix);
+            let _: i64 = self.command("SADD", vec![registry.into(), self.inner.name.as_str().into()]).await?;
+            self.inner.is_registered.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// The names of all queues below `key_prefix` to which a job was ever pushed or which a worker ever served, sorted.
+///
+/// # Errors
+/// [`QueueError::Unavailable`] when Redis cannot be reached.
+pub async fn list_queues(client: &Client, key_prefix: &str) -> Result<Vec<QueueName>, QueueError> {
+    let names: Vec<String> = client
+        .custom(CustomCommand::new_static("SMEMBERS", ClusterHash::FirstKey, false), vec![keys::registry(key_prefix)])
+        .await?;
+    let mut names: Vec<QueueName> = names.iter().filter_map(|name| QueueName::try_from(name.as_str()).ok()).collect();
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,167 @@
+//! Storing jobs.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use super::Queue;
+use crate::{
+    JobId, NewJob, Priority, Pushed, QueueError, Unique,
+    job::When,
+    options::{int, millis},
+    scripts,
+};
+
+/// Jobs stored by one call of the script, all or none; long enough to be fast, short enough not to hold Redis up (about 1 ms).
+const ATOMIC: usize = 1000;
+/// Jobs handed to one variadic command inside the script: Lua's stack bounds `unpack`.
+const BUCKET: usize = 250;
+/// Calls under way at once when more than [`ATOMIC`] jobs are pushed.
+const PIPELINED: usize = 4;
+/// How often a push whose connection broke is sent again.
+const RESENDS: u32 = 3;
+
+impl Queue {
+    /// Stores one job.
+    ///
+    /// A push whose connection breaks before the answer is sent again under the same id, so it is stored once; only if the
+    /// first copy was run and forgotten in between does it run twice.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`] beyond `max_depth`; [`QueueError::Unavailable`] when it may not have been stored;
+    /// [`QueueError::TooLong`] for a kind, group, key or metadata that does not fit.
+    pub async fn push(&self, job: NewJob) -> Result<Pushed, QueueError> {
+        let mut pushed = self.push_all(vec![job]).await?;
+        pushed.pop().ok_or(QueueError::Corrupt { what: "no answer to a push" })
+    }
+
+    /// Stores many jobs; up to 1,000 in one atomic step, more in such steps one after the other. The answers are in the
+    /// order of the jobs.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push). With more than 1,000 jobs some may be stored when it fails; pushing the same jobs again is safe.
+    pub async fn push_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, QueueError> {
+        use futures::{StreamExt, TryStreamExt};
+        self.register().await?;
+        if jobs.len() <= ATOMIC {
+            return self.push_chunk(&jobs).await;
+        }
+        let mut chunks = Vec::with_capacity(jobs.len().div_ceil(ATOMIC));
+        let mut jobs = jobs.into_iter();
+        loop {
+            let chunk: Vec<NewJob> = jobs.by_ref().take(ATOMIC).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            chunks.push(chunk);
+        }
+        let calls = chunks.into_iter().map(|chunk| {
+            let queue = self.clone();
+            async move { queue.push_chunk(&chunk).await }
+        });
+        let answers: Vec<Vec<Pushed>> = futures::stream::iter(calls).buffered(PIPELINED).try_collect().await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn push_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, QueueError> {
+        let limit = self.inner.options.max_depth.map_or(0, int);
+        let mut resends = 0;
+        loop {
+            let is_first = resends == 0;
+            let (args, order) = arguments(jobs, limit, is_first)?;
+            match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
+                Ok(answer) => return answers(jobs, &order, answer),
+                Err(QueueError::Unavailable(error))
+                    if resends < RESENDS
+                        && matches!(error.kind(), fred::error::ErrorKind::IO | fred::error::ErrorKind::Canceled) =>
+                {
+                    resends += 1;
+                    tokio::time::sleep(Duration::from_millis(50 << resends)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Plain jobs that run now go in buckets of one lane each; the others, and all jobs of a push that is sent again, go one by one.
+fn arguments(jobs: &[NewJob], limit: i64, is_first: bool) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
+    let mut lanes: BTreeMap<(u8, &str, &str), Vec<&NewJob>> = BTreeMap::new();
+    let mut single = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        if is_first && job.unique.is_none() && job.when == When::Now {
+            lanes.entry((job.priority.letter(), &job.kind, &job.group)).or_default().push(job);
+        } else {
+            single.push(index);
+        }
+    }
+    let buckets: usize = lanes.values().map(|lane| lane.len().div_ceil(BUCKET)).sum();
+    let mut args: Vec<Value> = Vec::with_capacity(2 + jobs.len() * 6);
+    args.push(limit.into());
+    args.push(int(buckets as u64).into());
+    for ((priority, kind, group), lane) in lanes {
+        for bucket in lane.chunks(BUCKET) {
+            args.push(priority_value(Priority::from_letter(priority)));
+            args.push(kind.into());
+            args.push(group.into());
+            args.push(int(bucket.len() as u64).into());
+            for job in bucket {
+                args.push(id_value(job.id));
+                args.push(job.record()?.encode()?.into());
+            }
+        }
+    }
+    for &index in &single {
+        let job = &jobs[index];
+        args.push(id_value(job.id));
+        args.push(job.record()?.encode()?.into());
+        args.push(match job.when {
+            When::Now => Value::from_static_str(""),
+            When::In(delay) => format!("+{}", millis(delay)).into(),
+            When::At(time) => millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()).into(),
+        });
+        let (mode, key, ttl) = match &job.unique {
+            None => ("", "", 0),
+            Some((key, Unique::UntilDone)) => ("d", key.as_str(), 0),
+            Some((key, Unique::For(window))) => ("w", key.as_str(), millis(*window).max(1)),
+        };
+        args.push(Value::from_static_str(mode));
+        args.push(key.into());
+        args.push(ttl.into());
+    }
+    Ok((args, single))
+}
+
+fn answers(jobs: &[NewJob], order: &[usize], answer: Vec<Value>) -> Result<Vec<Pushed>, QueueError> {
+    let mut pushed: Vec<Pushed> = jobs.iter().map(|job| Pushed { id: job.id, is_duplicate: false }).collect();
+    let mut answer = answer.into_iter();
+    while let (Some(first), Some(second)) = (answer.next(), answer.next()) {
+        if let (Some("full"), Some(depth)) = (first.as_str().as_deref(), second.as_u64()) {
+            return Err(QueueError::Full { depth, retry_after: Duration::from_secs(1) });
+        }
+        let at = first.as_usize().and_then(|single| order.get(single)).copied();
+        let (Some(at), Some(id)) = (at, second.into_bytes()) else {
+            return Err(QueueError::Corrupt { what: "an answer to a push that cannot be read" });
+        };
+        let id = JobId::from_bytes(&id)?;
+        // The same id is this very push, sent again: it is stored, and it is no duplicate of another.
+        pushed[at] = Pushed { id, is_duplicate: id != jobs[at].id };
+    }
+    Ok(pushed)
+}
+
+pub(crate) fn id_value(id: JobId) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&id.to_bytes()))
+}
+
+fn priority_value(priority: Priority) -> Value {
+    Value::from_static_str(match priority {
+        Priority::High => "h",
+        Priority::Normal => "n",
+        Priority::Low => "l",
+    })
+}

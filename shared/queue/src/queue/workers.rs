@@ -1,0 +1,144 @@
+//! Who serves a queue, and telling them what to do.
+
+use std::time::{Duration, SystemTime};
+
+use fred::{
+    interfaces::ClientLike,
+    types::{ClusterHash, CustomCommand, Value},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Queue;
+use crate::{JobId, QueueError};
+
+/// Workers that a listing looks at.
+const MOST_WORKERS: i64 = 1_000;
+
+/// A job as its worker reports it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningJob {
+    /// Its id.
+    pub id: JobId,
+    /// How long it ran at the worker's last sign of life, in ms.
+    pub for_ms: u64,
+}
+
+/// A worker as it described itself at its last sign of life.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// Its number in this queue.
+    #[serde(default)]
+    pub number: u32,
+    /// Its name, as given to apalis.
+    pub name: String,
+    /// Host it runs on.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// The kind of job it runs.
+    pub kind: String,
+    /// Jobs it may hold at once.
+    pub concurrency: usize,
+    /// When it started, ms since the epoch.
+    pub started_at_ms: u64,
+    /// Whether it takes no new jobs.
+    pub is_quiet: bool,
+    /// Jobs it holds.
+    pub running: usize,
+    /// The longest running of them, at most 20.
+    pub jobs: Vec<RunningJob>,
+    /// Last sign of life, ms since the epoch by Redis' clock.
+    #[serde(default)]
+    pub beat_at_ms: u64,
+    /// Whether its lease is over: its jobs are about to be recovered.
+    #[serde(default)]
+    pub is_late: bool,
+}
+
+impl Queue {
+    /// The workers of this queue that live or whose jobs are not all recovered yet.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn workers(&self) -> Result<Vec<WorkerRecord>, QueueError> {
+        let rows: Vec<Value> = self
+            .command(
+                "ZRANGE",
+                vec![self.key("workers").into(), 0.into(), (MOST_WORKERS - 1).into(), "WITHSCORES".into()],
+            )
+            .await?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
+        let mut workers = Vec::new();
+        for pair in rows.chunks(2) {
+            let (Some(number), Some(deadline)) = (pair[0].as_u64(), pair.get(1).and_then(Value::as_f64)) else {
+                continue;
+            };
+            let fields: Vec<Value> = self
+                .command("HMGET", vec![self.key(&format!("w:{number}")).into(), "info".into(), "beat".into()])
+                .await?;
+            let info = fields
+                .first()
+                .and_then(Value::as_bytes)
+                .and_then(|raw| serde_json::from_slice::<WorkerRecord>(raw).ok());
+            if let Some(mut worker) = info {
+                worker.number = u32::try_from(number).unwrap_or(u32::MAX);
+                worker.beat_at_ms = fields.get(1).and_then(Value::as_u64).unwrap_or(0);
+                worker.is_late = deadline < now;
+                workers.push(worker);
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Lets a worker take no new jobs; running ones go on.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn quiet_worker(&self, number: u32) -> Result<(), QueueError> {
+        self.tell(number, "quiet".into()).await
+    }
+
+    /// Undoes [`quiet_worker`](Self::quiet_worker).
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn wake_worker(&self, number: u32) -> Result<(), QueueError> {
+        self.tell(number, "loud".into()).await
+    }
+
+    /// Lets a worker stop as if its process had been told to.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn stop_worker(&self, number: u32) -> Result<(), QueueError> {
+        self.tell(number, "stop".into()).await
+    }
+
+    /// Asks a worker for a sign of life and tells how long the answer took; `None` when none came in time.
+    /// The answer comes from the thread that also renews the worker's leases.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn ping_worker(&self, number: u32, patience: Duration) -> Result<Option<Duration>, QueueError> {
+        let nonce = JobId::generate().to_string();
+        let begun = std::time::Instant::now();
+        self.tell(number, format!("ping {nonce}")).await?;
+        // A connection of its own: a blocking pop must not hold up the caller's other commands.
+        let client = self.client().clone_new();
+        client.init().await?;
+        let args: Vec<Value> =
+            vec![self.key(&format!("pong:{nonce}")).into(), patience.as_secs_f64().max(0.05).to_string().into()];
+        let reply: Result<Value, _> =
+            client.custom(CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true), args).await;
+        // The answer is here or not; that the helper connection also closed well changes nothing.
+        let _ = client.quit().await;
+        Ok((!reply?.is_null()).then(|| begun.elapsed()))
+    }
+
+    pub(crate) async fn tell(&self, number: u32, command: String) -> Result<(), QueueError> {
+        let key = self.key(&format!("ctl:{number}"));
+        let _: i64 = self.command("RPUSH", vec![key.clone().into(), command.into()]).await?;
+        let _: i64 = self.command("EXPIRE", vec![key.into(), 60.into()]).await?;
+        Ok(())
+    }
+}

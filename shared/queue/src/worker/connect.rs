@@ -1,0 +1,43 @@
+//! Connections that a worker owns.
+
+use std::time::Duration;
+
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::config::{ReconnectPolicy, UnresponsiveConfig},
+};
+
+/// Shortest and longest wait between two tries to reconnect. Short at first: leases go on running out while we are away.
+const RECONNECT_MS: (u32, u32) = (20, 1_000);
+/// A frame that waits this long for its answer means that the peer is gone without a word. Longer than any blocking pop here.
+const UNRESPONSIVE: Duration = Duration::from_secs(12);
+
+/// A new connection with the caller's address, credentials and TLS, but a policy that never gives up.
+pub(crate) fn client_like(source: &Client) -> Client {
+    let mut config = source.client_config();
+    config.fail_fast = false;
+    let mut connection = source.connection_config().clone();
+    connection.max_command_attempts = 1;
+    connection.unresponsive = UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: Duration::from_secs(3) };
+    let policy = ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2);
+    Client::new(config, Some(source.perf_config()), Some(connection), Some(policy))
+}
+
+/// Connects, however long it takes.
+pub(crate) async fn connected(source: &Client) -> Client {
+    let mut wait = Duration::from_millis(u64::from(RECONNECT_MS.0));
+    loop {
+        let client = client_like(source);
+        match client.init().await {
+            Ok(_) => return client,
+            Err(error) => {
+                tracing::warn!(%error, "failed to connect to redis, will try again");
+                // What failed to connect has nothing to close that matters.
+                let _ = client.quit().await;
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_millis(u64::from(RECONNECT_MS.1)));
+            }
+        }
+    }
+}

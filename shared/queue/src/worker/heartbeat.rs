@@ -1,0 +1,140 @@
+//! The thread that proves a worker's life.
+//!
+//! It has its own runtime and its own connection, so handlers that hog the CPU or block the async threads cannot keep it from
+//! renewing the leases. The same connection listens for commands, and each beat looks after workers that died.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use fred::{
+    clients::{Client, WithOptions},
+    interfaces::ClientLike,
+    types::{ClusterHash, CustomCommand, Value, config::Options},
+};
+
+use super::{connect::connected, shared::Shared};
+use crate::{
+    JobError, QueueError,
+    options::{int, millis},
+    scripts,
+};
+
+/// Beats in one lease: three may be lost before a worker is late.
+const BEATS: i64 = 4;
+/// Jobs recovered by one call: about 5 ms of Redis.
+const RECOVER: i64 = 300;
+
+/// Starts the thread; it ends by itself when the worker is closed or gone.
+pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
+    let weak = Arc::downgrade(shared);
+    let source = shared.queue.client().clone();
+    let name = format!("beat-{}", shared.queue.name());
+    std::thread::Builder::new().name(name).spawn(move || {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(beat(&weak, &source)),
+            Err(error) => {
+                tracing::error!(%error, "failed to start the heartbeat, this worker's jobs will be taken from it");
+            }
+        }
+    })?;
+    Ok(())
+}
+
+async fn beat(weak: &Weak<Shared>, source: &Client) {
+    let client = connected(source).await;
+    loop {
+        let Some(shared) = weak.upgrade() else { break };
+        if shared.is_closed.load(Ordering::Acquire) {
+            break;
+        }
+        let interval = Duration::from_millis(u64::try_from(shared.queue.options().lease_ms() / BEATS).unwrap_or(250));
+        let calls =
+            client.with_options(&Options { max_attempts: Some(1), timeout: Some(interval * 3), ..Options::default() });
+        if let Err(error) = sign_of_life(&shared, &calls).await {
+            tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
+            tokio::time::sleep(interval / 2).await;
+            continue;
+        }
+        let key = shared.queue.key(&format!("ctl:{}", shared.number.load(Ordering::Relaxed)));
+        drop(shared);
+        listen(weak, &calls, key, interval).await;
+    }
+    // The worker is gone; how its connection ends changes nothing.
+    let _ = client.quit().await;
+}
+
+async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<(), QueueError> {
+    loop {
+        let number = shared.number.load(Ordering::Relaxed);
+        let queue = shared.queue.options();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let poison = JobError {
+            at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            attempt: 0,
+            message: "its worker died while the job ran, as often as is allowed".to_owned(),
+            worker: String::new(),
+        };
+        let args: Vec<Value> = vec![
+            number.into(),
+            queue.lease_ms().into(),
+            // Long enough for a worker to reconnect after Redis was away, short enough for 10 seconds in all.
+            (queue.lease_ms() * 3 / 10).into(),
+            queue.poison_after.max(1).into(),
+            serde_json::to_string(&shared.describe())?.into(),
+            millis(queue.retention_completed.age).into(),
+            int(queue.retention_completed.count).into(),
+            millis(queue.retention_dead.age).into(),
+            int(queue.retention_dead.count).into(),
+            serde_json::to_string(&poison)?.into(),
+            RECOVER.into(),
+        ];
+        let reply: Vec<i64> = scripts::run(calls, &scripts::BEAT, shared.queue.prefix(), args).await?;
+        let [status, recovered, more] = reply[..] else {
+            return Err(QueueError::Corrupt { what: "an answer to a heartbeat that cannot be read" });
+        };
+        if status == 1 && number > 0 {
+            // Taken for dead: the fetch task gives up what it held and registers anew.
+            shared.number.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
+            shared.stir.notify_one();
+        }
+        if recovered > 0 {
+            tracing::warn!(queue.name = %shared.queue.name(), recovered, "took jobs from a dead worker");
+        }
+        if more == 0 || recovered == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for a command until the next beat is due.
+async fn listen(weak: &Weak<Shared>, calls: &WithOptions<Client>, key: String, patience: Duration) {
+    let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
+    let args: Vec<Value> = vec![key.into(), format!("{:.3}", patience.as_secs_f64()).into()];
+    match calls.custom::<Value, _>(pop, args).await {
+        Ok(Value::Array(reply)) => {
+            let Some(shared) = weak.upgrade() else { return };
+            let nonce = reply.get(1).and_then(Value::as_bytes).and_then(|command| shared.obey(command));
+            if let Some(nonce) = nonce
+                && let Err(error) = answer(&shared, calls, &nonce).await
+            {
+                tracing::debug!(%error, "failed to answer a ping");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::debug!(%error, "failed to listen for commands");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn answer(shared: &Shared, calls: &WithOptions<Client>, nonce: &str) -> Result<(), QueueError> {
+    let key = shared.queue.key(&format!("pong:{nonce}"));
+    let push = CustomCommand::new_static("RPUSH", ClusterHash::FirstKey, false);
+    let _: i64 = calls.custom(push, vec![key.clone(), "1".to_owned()]).await?;
+    let expire = CustomCommand::new_static("EXPIRE", ClusterHash::FirstKey, false);
+    let _: i64 = calls.custom(expire, vec![key, "10".to_owned()]).await?;
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The call of `step.lua`: its arguments and its answer.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use super::{
+    fetch::plain_by_group,
+    shared::{End, Finish},
+};
+use crate::{
+    JobError, JobId, QueueError, QueueOptions,
+    options::{int, millis},
+    queue::id_value,
+};
+
+/// Jobs handed to one variadic command inside the script: Lua's stack bounds `unpack`.
+const BUCKET: usize = 500;
+/// Due jobs moved by one call.
+const PROMOTED: i64 = 500;
+
+pub(crate) struct Step<'a> {
+    pub(crate) number: u32,
+    pub(crate) token: u64,
+    pub(crate) want: usize,
+    pub(crate) kind: &'a str,
+    pub(crate) options: &'a QueueOptions,
+    pub(crate) worker: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Fine,
+    /// This worker number is not registered (any more).
+    Unknown,
+    /// The tokens were used before: an earlier call arrived after all.
+    Stale,
+    Paused,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: Status,
+    pub(crate) next_due: Option<Duration>,
+    pub(crate) lost: Vec<Value>,
+    pub(crate) claimed: Vec<(JobId, Bytes)>,
+    pub(crate) has_more: bool,
+}
+
+pub(crate) fn is_plain(finish: &Finish) -> bool {
+    finish.is_plain && finish.end == (End::Completed { result: None })
+}
+
+pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
+    let options = step.options;
+    let plain = plain_by_group(settled);
+    let buckets: usize = plain.values().map(|group| group.len().div_ceil(BUCKET)).sum();
+    let mut args: Vec<Value> = Vec::with_capacity(11 + buckets * 2 + settled.len() * 2);
+    args.extend([
+        Value::from(step.number),
+        step.token.to_string().into(),
+        int(step.want as u64).into(),
+        step.kind.into(),
+        millis(options.retention_completed.age).into(),
+        int(options.retention_completed.count).into(),
+        millis(options.result_ttl).max(1).into(),
+        millis(options.retention_dead.age).into(),
+        int(options.retention_dead.count).into(),
+        PROMOTED.into(),
+        int(buckets as u64).into(),
+    ]);
+    for (group, finishes) in plain {
+        for bucket in finishes.chunks(BUCKET) {
+            args.push(group.clone().into());
+            args.push(int(bucket.len() as u64).into());
+            args.extend(bucket.iter().map(|finish| id_value(finish.id)));
+            args.extend(bucket.iter().map(|finish| Value::from(finish.token.to_string())));
+        }
+    }
+    for finish in settled.iter().filter(|finish| !is_plain(finish)) {
+        let none = || Value::from_static_str("");
+        let (outcome, delay_ms, error, result) = match &finish.end {
+            End::Completed { result } => {
+                ("c", 0, none(), result.as_ref().map_or_else(none, |r| Bytes::copy_from_slice(r).into()))
+            }
+            End::Failed { delay_ms, message } => ("r", *delay_ms, error_value(step, finish, message), none()),
+            End::Dead { message } => ("d", 0, error_value(step, finish, message), none()),
+            End::Cancelled { message } => ("x", 0, error_value(step, finish, message), none()),
+            End::Returned { delay_ms } => ("u", *delay_ms, none(), none()),
+        };
+        args.push(id_value(finish.id));
+        args.push(finish.token.to_string().into());
+        args.push(Value::from_static_str(outcome));
+        args.push(delay_ms.into());
+        args.push(error);
+        args.push(result);
+    }
+    args
+}
+
+fn error_value(step: &Step<'_>, finish: &Finish, message: &str) -> Value {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let error = JobError {
+        at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        attempt: finish.attempt,
+        message: message.to_owned(),
+        worker: step.worker.to_owned(),
+    };
+    serde_json::to_string(&error).unwrap_or_default().into()
+}
+
+pub(crate) fn read(reply: Vec<Value>) -> Result<Reply, QueueError> {
+    const UNREADABLE: QueueError = QueueError::Corrupt { what: "an answer to a step that cannot be read" };
+    let [status, next_due, lost, ids, records, more]: [Value; 6] = reply.try_into().map_err(|_| UNREADABLE)?;
+    let status = match status.as_i64() {
+        Some(0) => Status::Fine,
+        Some(1) => Status::Unknown,
+        Some(2) => Status::Stale,
+        Some(3) => Status::Paused,
+        _ => return Err(UNREADABLE),
+    };
+    let next_due = next_due.as_i64().and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+    let claimed = ids
+        .into_array()
+        .into_iter()
+        .zip(records.into_array())
+        .map(|(id, record)| {
+            let id = JobId::from_bytes(id.as_bytes().ok_or(UNREADABLE)?)?;
+            Ok((id, record.into_bytes().ok_or(UNREADABLE)?))
+        })
+        .collect::<Result<_, QueueError>>()?;
+    Ok(Reply { status, next_due, lost: lost.into_array(), claimed, has_more: more.as_i64() == Some(1) })
+}

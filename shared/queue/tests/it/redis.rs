@@ -1,0 +1,116 @@
+//! A Redis server of its own for each test, on a free port, in a directory that goes away with it.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use apalis_fred::{Queue, QueueOptions};
+use fred::prelude::*;
+use tempfile::TempDir;
+
+/// How long anything here may take before the test fails; long, because tests share a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Server {
+    child: Option<Child>,
+    dir: TempDir,
+    pub(crate) port: u16,
+    extra: Vec<String>,
+}
+
+impl Server {
+    /// A server without persistence.
+    pub(crate) async fn start() -> Self {
+        Self::with(&["--save", "", "--appendonly", "no"]).await
+    }
+
+    /// A server that writes each change to its append-only file before it answers.
+    pub(crate) async fn durable() -> Self {
+        Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]).await
+    }
+
+    pub(crate) async fn with(extra: &[&str]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self {
+            child: None,
+            dir: TempDir::new().unwrap(),
+            port,
+            extra: extra.iter().map(ToString::to_string).collect(),
+        };
+        server.launch().await;
+        server
+    }
+
+    pub(crate) async fn launch(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--dir"])
+            .arg(self.dir.path())
+            .args(["--enable-debug-command", "yes"])
+            .args(&self.extra)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        self.child = Some(child);
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the server as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let client = Builder::from_config(Config::from_url(&self.url()).unwrap())
+            .set_policy(ReconnectPolicy::new_constant(0, 50))
+            .build()
+            .unwrap();
+        client.init().await.unwrap();
+        client
+    }
+
+    pub(crate) async fn queue(&self, name: &str) -> Queue {
+        Queue::new(self.client().await, name.parse().unwrap())
+    }
+
+    pub(crate) async fn queue_with(&self, name: &str, options: QueueOptions) -> Queue {
+        Queue::with_options(self.client().await, name.parse().unwrap(), options)
+    }
+
+    /// Runs a command by its words.
+    pub(crate) async fn command<R: FromValue>(&self, words: &[&str]) -> R {
+        let client = self.client().await;
+        let command = fred::types::CustomCommand::new(words[0].to_owned(), None::<u16>, false);
+        let reply = client.custom(command, words[1..].iter().map(ToString::to_string).collect()).await.unwrap();
+        client.quit().await.unwrap();
+        reply
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until `probe` holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut probe: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !probe().await {
+        assert!(begun.elapsed() < PATIENCE, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
