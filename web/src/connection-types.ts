@@ -123,4 +123,6 @@ export interface Dialect<In, Out> {
   parse(text: string): Parsed<In>;
   /** The application-level ping. */
   ping(): Out;
+  /** True for the answer to a ping. */
+  isPong(frame: In): boolean;
 }

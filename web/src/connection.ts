@@ -18,6 +18,7 @@ import {
   type SocketLike,
 } from "./connection-types.js";
 import { Emitter } from "./emitter.js";
+import { Heartbeat } from "./heartbeat.js";
 import { fetchToken } from "./token.js";
 import { onWake } from "./wake.js";
 
@@ -39,9 +40,8 @@ export class Connection<In, Out> {
   private needsFreshToken = false;
   private hasFreshToken = false;
   private phaseTimer: Timer | undefined;
-  private pingTimer: Timer | undefined;
-  private deadTimer: Timer | undefined;
   private retryAfterS: number | null = null;
+  private readonly heartbeat: Heartbeat;
   private stopWake: (() => void) | null = null;
 
   private readonly statuses = new Emitter<ConnectionStatus>();
@@ -51,7 +51,14 @@ export class Connection<In, Out> {
   constructor(
     private readonly dialect: Dialect<In, Out>,
     private readonly options: ConnectionOptions,
-  ) {}
+  ) {
+    this.heartbeat = new Heartbeat({
+      intervalMs: options.heartbeatMs ?? HEARTBEAT_MS,
+      timeoutMs: options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS,
+      sendPing: () => this.write(dialect.ping()),
+      onDead: () => this.lost({ code: 1006, reason: "heartbeat timeout" }),
+    });
+  }
 
   /** The state and what belongs to it. */
   get status(): ConnectionStatus {
@@ -68,7 +75,7 @@ export class Connection<In, Out> {
     return this.frames.on(listener);
   }
 
-  /** Fires for every frame that was skipped, with the reason. Returns its undo. */
+  /** Fires for every skipped frame, with the reason. Returns its undo. */
   onIgnored(listener: (frame: IgnoredFrame) => void): () => void {
     return this.ignored.on(listener);
   }
@@ -112,6 +119,15 @@ export class Connection<In, Out> {
     return this.send(this.dialect.authenticate(token));
   }
 
+  /**
+   * Sends a ping and calls `tell` with `true` once it is answered: as a server works in order, everything sent before is
+   * then answered too. `false` where the connection is not open or breaks first.
+   */
+  roundTrip(tell: (isAnswered: boolean) => void): void {
+    if (this.current.state === ConnectionState.Open) this.heartbeat.ping(tell);
+    else tell(false);
+  }
+
   private begin(): void {
     this.release();
     const run = ++this.run;
@@ -124,7 +140,7 @@ export class Connection<In, Out> {
 
   private async open(run: number): Promise<void> {
     const isRefresh = this.needsFreshToken;
-    let token: string | null;
+    let token;
     try {
       token = await fetchToken(this.options.token, { isRefresh });
     } catch (error) {
@@ -159,8 +175,7 @@ export class Connection<In, Out> {
     socket.onclose = (event: { readonly code: number; readonly reason: string }) => {
       if (run === this.run) this.lost({ code: event.code, reason: event.reason });
     };
-    // A close event always follows and says more.
-    socket.onerror = () => undefined;
+    socket.onerror = () => undefined; // A close event always follows and says more.
   }
 
   private opened(token: string): void {
@@ -172,19 +187,18 @@ export class Connection<In, Out> {
     if (this.dialect.hasWelcome) return;
     this.ready();
     // With no welcome, the answer to a ping is the proof that the server accepted us.
-    if (run === this.run) this.ping();
+    if (run === this.run) this.heartbeat.ping();
   }
 
   private ready(): void {
     clearTimeout(this.phaseTimer);
-    this.schedulePing();
+    this.heartbeat.start();
     this.become({ state: ConnectionState.Open });
   }
 
   private received(data: unknown): void {
     // Anything that arrives proves that the connection lives.
-    clearTimeout(this.deadTimer);
-    this.deadTimer = undefined;
+    this.heartbeat.heard();
     const run = this.run;
     const parsed = typeof data === "string" ? this.dialect.parse(data) : null;
     if (parsed === null || !parsed.ok) {
@@ -192,12 +206,12 @@ export class Connection<In, Out> {
       return;
     }
     if (this.current.state === ConnectionState.Authenticating && this.dialect.isWelcome(parsed.frame)) this.ready();
-    if (run !== this.run) return;
     if (this.current.state === ConnectionState.Open) {
       this.attempt = 0;
       this.hasFreshToken = false;
     }
-    this.frames.emit(parsed.frame);
+    if (this.dialect.isPong(parsed.frame)) this.heartbeat.answered();
+    if (run === this.run) this.frames.emit(parsed.frame);
   }
 
   private lost(close: CloseInfo): void {
@@ -245,9 +259,7 @@ export class Connection<In, Out> {
   /** Lets go of the socket and of every timer. */
   private release(): void {
     clearTimeout(this.phaseTimer);
-    clearTimeout(this.pingTimer);
-    clearTimeout(this.deadTimer);
-    this.deadTimer = undefined;
+    this.heartbeat.stop();
     const { socket } = this;
     this.socket = null;
     if (socket === null) return;
@@ -266,26 +278,9 @@ export class Connection<In, Out> {
     }, this.options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);
   }
 
-  private schedulePing(): void {
-    clearTimeout(this.pingTimer);
-    this.pingTimer = setTimeout(() => {
-      this.schedulePing();
-      this.ping();
-    }, this.options.heartbeatMs ?? HEARTBEAT_MS);
-  }
-
-  private ping(): void {
-    this.write(this.dialect.ping());
-    const run = this.run;
-    // One clock for unanswered pings: a second ping must not give a dead connection more time.
-    this.deadTimer ??= setTimeout(() => {
-      if (run === this.run) this.lost({ code: 1006, reason: "heartbeat timeout" });
-    }, this.options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS);
-  }
-
   /** The network came back or the page came to the front: look at once instead of at the next tick. */
   private wake(): void {
-    if (this.current.state === ConnectionState.Open) this.ping();
+    if (this.current.state === ConnectionState.Open) this.heartbeat.ping();
     else this.reconnectNow();
   }
 

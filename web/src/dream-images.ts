@@ -2,6 +2,7 @@
 
 import { ConnectionState, type ConnectionOptions, type ConnectionStatus, type Dialect } from "./connection-types.js";
 import { ProtocolSocket } from "./protocol-socket.js";
+import type { Verdict } from "./replay.js";
 import { socketUrl } from "./urls.js";
 import {
   parseDreamFrame,
@@ -32,6 +33,7 @@ function dialect(options: DreamImagesOptions): Dialect<DreamServerFrame, DreamCl
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connection_established",
     parse: parseDreamFrame,
+    isPong: (frame) => frame.type === "pong",
     ping: () => ({ type: "ping", timestamp: Date.now() }),
   };
 }
@@ -70,21 +72,21 @@ export class DreamImagesSocket extends ProtocolSocket<DreamServerFrame, DreamCli
     return this.on("image_progress", listener);
   }
 
-  protected override accept(frame: DreamServerFrame): boolean {
+  protected override judge(frame: DreamServerFrame): Verdict {
     switch (frame.type) {
       case "ping":
         this.connection.send({ type: "pong", timestamp: frame.timestamp ?? null });
-        return true;
+        return "deliver";
       case "image_update":
-        return this.acceptUpdate(frame);
+        return this.isNews(frame) ? "deliver" : "stale";
       case "image_progress":
-        return sameId(frame.dream_id, this.options.dreamId);
+        return sameId(frame.dream_id, this.options.dreamId) ? "deliver" : "stale";
       default:
-        return true;
+        return "deliver";
     }
   }
 
-  private acceptUpdate(frame: ImageUpdateFrame): boolean {
+  private isNews(frame: ImageUpdateFrame): boolean {
     if (!sameId(frame.dream_id, this.options.dreamId)) return false;
     const isAnswer = this.isStatusWanted && !isOlder(frame, this.seen);
     if (!isNewer(frame, this.seen) && !isAnswer) return false;

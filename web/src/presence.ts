@@ -1,20 +1,21 @@
 /** Who is there, chat and typing: dialect P over a self-healing connection. */
 
-import { ConnectionState, type ConnectionOptions, type Dialect } from "./connection-types.js";
-import { HistoryPoints } from "./history-points.js";
-import { ProtocolSocket } from "./protocol-socket.js";
+import type { Dialect } from "./connection-types.js";
+import type { Verdict } from "./replay.js";
+import { ReplayingSocket, type ReplayOptions } from "./replaying-socket.js";
 import { bareToken } from "./token.js";
 import { socketUrl } from "./urls.js";
 import type { Id } from "./wire/frame.js";
 import {
   parsePresenceFrame,
   type PresenceClientFrame,
+  type PresenceEvent,
   type PresenceServerFrame,
   type PresenceStatus,
 } from "./wire/presence.js";
 
 /** Options of {@link PresenceSocket}. */
-export interface PresenceOptions extends ConnectionOptions {
+export interface PresenceOptions extends ReplayOptions {
   /** Default `/api/v1/ws`. */
   readonly path?: string;
 }
@@ -27,21 +28,18 @@ function dialect(options: PresenceOptions): Dialect<PresenceServerFrame, Presenc
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connected",
     parse: parsePresenceFrame,
+    isPong: (frame) => frame.type === "pong",
     ping: () => ({ type: "ping", timestamp: new Date().toISOString() }),
   };
 }
 
-/** Tells who is there and carries messages between users. */
-export class PresenceSocket extends ProtocolSocket<PresenceServerFrame, PresenceClientFrame> {
-  private readonly points = new HistoryPoints();
+/** Tells who is there and carries messages between users; notifications and chat arrive once and in order. */
+export class PresenceSocket extends ReplayingSocket<PresenceServerFrame, PresenceEvent, PresenceClientFrame> {
   private online: number | null = null;
   private own: PresenceClientFrame | null = null;
 
   constructor(options: PresenceOptions) {
     super(dialect(options), options);
-    this.onStatus(({ state }) => {
-      if (state === ConnectionState.Open) this.restore();
-    });
   }
 
   /** Users online, this one included; `null` before the first connection. */
@@ -65,32 +63,24 @@ export class PresenceSocket extends ProtocolSocket<PresenceServerFrame, Presence
     this.connection.send(this.own);
   }
 
-  protected override accept(frame: PresenceServerFrame): boolean {
-    switch (frame.type) {
-      case "connected":
-        this.online = frame.data.online_count;
-        return true;
-      case "user_status":
-        if (this.online !== null) this.online = Math.max(0, this.online + (frame.data.status === "online" ? 1 : -1));
-        return true;
-      case "notification":
-      case "chat":
-      case "custom":
-        return this.points.see(frame);
-      case "resumed":
-      case "resume_failed":
-        this.points.set(frame.channel, { epoch: frame.epoch, seq: frame.seq });
-        return true;
-      default:
-        return true;
-    }
+  protected override isEvent(frame: PresenceServerFrame): frame is PresenceEvent {
+    return frame.type === "notification" || frame.type === "chat" || frame.type === "custom";
   }
 
-  private restore(): void {
+  protected override judge(frame: PresenceServerFrame): Verdict {
+    if (frame.type === "connected") this.online = frame.data.online_count;
+    if (frame.type === "user_status" && this.online !== null) {
+      this.online = Math.max(0, this.online + (frame.data.status === "online" ? 1 : -1));
+    }
+    if (frame.type === "resumed" || frame.type === "resume_failed") this.noteReplay(frame);
+    return super.judge(frame);
+  }
+
+  protected override restore(): void {
     if (this.own !== null) this.connection.send(this.own);
-    for (const channel of this.points.channels()) {
-      const point = this.points.get(channel);
-      if (point !== undefined) this.connection.send({ type: "resume", channel, ...point });
+    for (const channel of this.replay.channels()) {
+      const point = this.replay.point(channel);
+      if (point !== undefined) this.resume(point, channel);
     }
   }
 }

@@ -3,6 +3,7 @@
 import { Connection } from "./connection.js";
 import type { ConnectionOptions, ConnectionStatus, Dialect, IgnoredFrame } from "./connection-types.js";
 import { Emitter } from "./emitter.js";
+import type { Verdict } from "./replay.js";
 
 function isOfType<In extends { readonly type: string }, K extends In["type"]>(
   frame: In,
@@ -21,13 +22,19 @@ export abstract class ProtocolSocket<In extends { readonly type: string }, Out> 
     this.connection = new Connection(dialect, options);
     this.connection.onIgnored((frame) => this.ignored.emit(frame));
     this.connection.onFrame((frame) => {
-      if (this.accept(frame)) this.frames.emit(frame);
-      else this.ignored.emit({ because: "stale", frame });
+      const verdict = this.judge(frame);
+      if (verdict === "deliver") this.deliver(frame);
+      else if (verdict === "stale") this.ignored.emit({ because: "stale", frame });
     });
   }
 
-  /** Sees every frame before the listeners do; `false` drops it as old news. */
-  protected abstract accept(frame: In): boolean;
+  /** Sees every frame before the listeners do, and says whether they get it. What is held is delivered by the subclass. */
+  protected abstract judge(frame: In): Verdict;
+
+  /** Hands `frame` to the listeners of its type. */
+  protected deliver(frame: In): void {
+    this.frames.emit(frame);
+  }
 
   /** The connection's state and what belongs to it. */
   get status(): ConnectionStatus {

@@ -4,6 +4,7 @@ import {
   ClosedBecause,
   ConnectionState,
   NotificationsSocket,
+  type AlertFrame,
   type ConnectionStatus,
   type HistoryFrame,
   type NotificationsEvent,
@@ -134,6 +135,20 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await again.frameOf("resume"), { type: "resume", channel: "user_1", epoch: "e1", seq: 3 });
     again.send({ type: "resume_failed", channel: "user_1", epoch: "e2", seq: 90, reason: "history_lost" });
     assert.deepEqual(await delivered(socket, again, [edited(90, "user_1", "e2"), edited(91, "user_1", "e2")]), [91]);
+    // Asked for after the replay: what is live from here on does not wait.
+    again.send(serverFixture("n_server_pong"));
+    assert.deepEqual(await delivered(socket, again, [edited(92, "user_1", "e2")]), [92]);
+  });
+
+  it("puts the missed events before those that came meanwhile", async () => {
+    const { socket, peer } = await opened();
+    assert.deepEqual(await delivered(socket, peer, [edited(3, "user_1")]), [3]);
+    peer.cut();
+    const again = await opening(socket);
+    await again.frameOf("resume");
+    const resumed = { type: "resumed", channel: "user_1", epoch: "e1", seq: 6, recovered: 3 };
+    const missed = [4, 5, 6].map((seq) => edited(seq, "user_1"));
+    assert.deepEqual(await delivered(socket, again, [edited(7, "user_1"), resumed, ...missed]), [4, 5, 6, 7]);
   });
 
   it("delivers nothing twice, and starts anew with a new epoch", async () => {
@@ -164,6 +179,14 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await peer.frameOf("authenticate"), { type: "authenticate", token: "new" });
     peer.send({ type: "authenticated", expires_at: 1761127200 });
     await authenticated;
+  });
+
+  it("takes an alert without a severity for an alert", async () => {
+    const { socket, peer } = await opened();
+    const alert = first<AlertFrame>((listener) => socket.on("alert", listener));
+    peer.send({ type: "alert", data: { title: "disk", severity: null, room: 5 } });
+    const data = { id: "", title: "disk", content: "", severity: "", status: "", created_at: "", room: 5 };
+    assert.deepEqual((await alert).data, data);
   });
 
   it("gives up when even a fresh token is refused after the upgrade", async () => {

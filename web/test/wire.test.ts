@@ -76,7 +76,7 @@ describe("server frames", () => {
         channel: "c",
         epoch: "e",
         seq: 3,
-        events: [{ type: "edited", data: 1, channel: "c", epoch: "e", seq: 2 }, { type: "alert", data: {} }, 7, null],
+        events: [{ type: "edited", data: 1, channel: "c", epoch: "e", seq: 2 }, { type: "material_update", data: {} }, 7, null],
       }),
     );
     assert.ok(parsed.ok && parsed.frame.type === "history");

@@ -67,15 +67,17 @@ export const isPongFrame: FrameCheck = (frame) => isTimestamp(frame["timestamp"]
 
 /**
  * Reads one text frame: parses, looks its `type` up in `checks`, and verifies the fields.
- * `fallback` may still make something of a type that the table does not know.
+ * `fallback` may still make something of a type that the table does not know; `prepare` may fill in what is missing.
  */
 export function parseFrame<In extends { readonly type: string }>(
   text: string,
   checks: FrameChecks<In>,
   fallback: (frame: JsonObject) => In | null = () => null,
+  prepare: (frame: JsonObject) => JsonObject = (frame) => frame,
 ): Parsed<In> {
-  const frame = parseJson(text);
-  if (!isObject(frame)) return { ok: false, ignored: { because: "not_json", frame: frame ?? text } };
+  const json = parseJson(text);
+  if (!isObject(json)) return { ok: false, ignored: { because: "not_json", frame: json ?? text } };
+  const frame = prepare(json);
   const { type } = frame;
   const check = isString(type) && Object.hasOwn(checks, type) ? checks[type as In["type"]] : undefined;
   if (check === undefined) {

@@ -112,9 +112,25 @@ const CHECKS: FrameChecks<NotificationsServerFrame> = {
   error: isErrorFrame,
 };
 
+/** What a publisher may leave out, and what then stands for it: an alert without a severity is an alert all the same. */
+const DEFAULTS: { readonly [type: string]: JsonObject } = {
+  notification: { id: "", title: "", content: "", type: "notification", is_read: false, created_at: "" },
+  alert: { id: "", title: "", content: "", severity: "", status: "", created_at: "" },
+  order_update: { id: "", order_no: "", status: "", updated_at: "" },
+  material_update: { id: "", code: "", name: "", updated_at: "" },
+};
+
+function completed(frame: JsonObject): JsonObject {
+  const { type, data } = frame;
+  const defaults = isString(type) && Object.hasOwn(DEFAULTS, type) ? DEFAULTS[type] : undefined;
+  if (defaults === undefined || !isObject(data)) return frame;
+  const given = Object.entries(data).filter(([name, value]) => value !== null || !Object.hasOwn(defaults, name));
+  return { ...frame, data: { ...defaults, ...Object.fromEntries(given) } };
+}
+
 /** Reads one server frame of dialect N. */
 export function parseNotificationsFrame(text: string): Parsed<NotificationsServerFrame> {
-  const parsed = parseFrame<NotificationsServerFrame>(text, CHECKS, customEvent);
+  const parsed = parseFrame<NotificationsServerFrame>(text, CHECKS, customEvent, completed);
   if (!parsed.ok || parsed.frame.type !== "history") return parsed;
   const { events, ...rest } = parsed.frame;
   return { ok: true, frame: { ...rest, events: events.flatMap(historyEvent) } };

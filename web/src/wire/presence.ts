@@ -88,15 +88,16 @@ export interface PresenceFrame {
   readonly data: { readonly user_id: Id; readonly status: PresenceStatus; readonly data?: { readonly device?: string } | null };
 }
 
+/** The stored events of dialect P, as opposed to passing ones and answers. */
+export type PresenceEvent = PresenceNotificationFrame | ChatFrame | CustomEventFrame;
+
 /** Everything that the server sends on dialect P. */
 export type PresenceServerFrame =
   | ConnectedFrame
   | UserStatusFrame
-  | PresenceNotificationFrame
-  | ChatFrame
+  | PresenceEvent
   | TypingFrame
   | PresenceFrame
-  | CustomEventFrame
   | ExtensionServerFrame
   | HistoryFrame<unknown>
   | PongFrame

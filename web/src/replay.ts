@@ -1,0 +1,103 @@
+/**
+ * Events of many channels, each once and in order, across reconnects.
+ *
+ * After a break the client asks for what it missed. Until that has come, new events of the same channel arrive in between:
+ * they are held back here, for a later event that is let through would make the earlier ones look like repetitions.
+ * The server answers in order, so an answered ping says that everything asked for before it has come.
+ */
+
+import type { HistoryPoint, ResumedFrame, ResumeFailedFrame } from "./wire/extensions.js";
+import type { Positioned } from "./wire/frame.js";
+
+/** What to do with an event. */
+export type Verdict = "deliver" | "stale" | "held";
+
+/** What is held back of one channel; a replay that lets so much pile up is not waited for any longer. */
+const MAX_HELD = 10_000;
+
+interface Pending<Event> {
+  /** Replays asked for and not yet answered. */
+  asked: number;
+  /** The last event of the replay, once the server has announced it; `null` before. */
+  end: HistoryPoint | null;
+  held: Event[];
+}
+
+/** How far each channel has been seen. Bounded by the channels that a user follows. */
+export class Replay<Event extends Positioned> {
+  private readonly points = new Map<string, HistoryPoint>();
+  private readonly pending = new Map<string, Pending<Event>>();
+
+  /** Whether `event` is new, old, or too early. An event without a position is always new. */
+  judge(event: Event): Verdict {
+    const { channel, epoch, seq } = event;
+    if (channel === undefined || epoch === undefined || seq === undefined) return "deliver";
+    if (this.isOld(channel, { epoch, seq })) return "stale";
+    const pending = this.pending.get(channel);
+    const isReplayed = pending?.end?.epoch === epoch && seq <= pending.end.seq;
+    if (pending !== undefined && !isReplayed && pending.held.length < MAX_HELD) {
+      pending.held.push(event);
+      return "held";
+    }
+    this.points.set(channel, { epoch, seq });
+    return "deliver";
+  }
+
+  /** A replay of `channel` was asked for. Every call must be followed by one of {@link finish} or {@link abandon}. */
+  begin(channel: string): void {
+    const pending = this.pending.get(channel) ?? { asked: 0, end: null, held: [] };
+    pending.asked += 1;
+    this.pending.set(channel, pending);
+  }
+
+  /** The server announces a replay. */
+  resumed({ channel, epoch, seq }: ResumedFrame): void {
+    const pending = this.pending.get(channel);
+    if (pending !== undefined) pending.end = { epoch, seq };
+  }
+
+  /** The server cannot replay: nothing up to here will come. */
+  failed({ channel, epoch, seq }: ResumeFailedFrame): void {
+    this.points.set(channel, { epoch, seq });
+  }
+
+  /** The replay of `channel` is over; returns what was held back and is to be delivered now, oldest first. */
+  finish(channel: string): readonly Event[] {
+    const pending = this.pending.get(channel);
+    if (pending === undefined) return [];
+    pending.asked -= 1;
+    if (pending.asked > 0) return [];
+    this.pending.delete(channel);
+    return pending.held.filter((event) => this.judge(event) === "deliver");
+  }
+
+  /** The connection is lost: what was held back comes again with the next replay. */
+  abandon(): void {
+    this.pending.clear();
+  }
+
+  /** Where to resume `channel`. */
+  point(channel: string): HistoryPoint | undefined {
+    return this.points.get(channel);
+  }
+
+  setPoint(channel: string, point: HistoryPoint): void {
+    this.points.set(channel, point);
+  }
+
+  forget(channel: string): void {
+    this.points.delete(channel);
+    this.pending.delete(channel);
+  }
+
+  /** Every channel that has a point. */
+  channels(): readonly string[] {
+    return [...this.points.keys()];
+  }
+
+  private isOld(channel: string, { epoch, seq }: HistoryPoint): boolean {
+    const known = this.points.get(channel);
+    // Another epoch is another history: its numbers do not compare.
+    return known?.epoch === epoch && known.seq >= seq;
+  }
+}

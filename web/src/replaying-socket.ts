@@ -1,0 +1,97 @@
+/** What the sockets with channels have in common: they resume after a break, and acknowledge where that is wanted. */
+
+import { ConnectionState, type ConnectionOptions, type Dialect } from "./connection-types.js";
+import { ProtocolSocket } from "./protocol-socket.js";
+import { Replay, type Verdict } from "./replay.js";
+import type { ExtensionClientFrame, HistoryPoint, ResumedFrame, ResumeFailedFrame } from "./wire/extensions.js";
+import type { Positioned } from "./wire/frame.js";
+
+/** Options of the sockets with channels. */
+export interface ReplayOptions extends ConnectionOptions {
+  /**
+   * Acknowledge every stored event once its listeners have run: one that was not is sent again on the next connection.
+   * Default false.
+   */
+  readonly isAcking?: boolean;
+}
+
+/** A socket whose events may have positions. */
+export abstract class ReplayingSocket<
+  In extends { readonly type: string },
+  Event extends In & Positioned,
+  Out,
+> extends ProtocolSocket<In, Out | ExtensionClientFrame> {
+  protected readonly replay = new Replay<Event>();
+  private readonly isAcking: boolean;
+
+  protected constructor(dialect: Dialect<In, Out | ExtensionClientFrame>, options: ReplayOptions) {
+    super(dialect, options);
+    this.isAcking = options.isAcking === true;
+    // Registered here, and so before every listener of the page: they find the channels restored.
+    this.onStatus(({ state }) => {
+      if (state === ConnectionState.Open) this.restore();
+      else this.replay.abandon();
+    });
+  }
+
+  /** Asks for everything again that was followed before the break. */
+  protected abstract restore(): void;
+
+  /** True for what was published, false for answers to this client. */
+  protected abstract isEvent(frame: In): frame is Event;
+
+  /**
+   * Asks for what came after `point` in a channel that this connection has: the missed events arrive as if live, after a
+   * `resumed` or `resume_failed`. `false` unless open.
+   */
+  resume(point: HistoryPoint, channel?: string): boolean {
+    const { epoch, seq } = point;
+    const named = channel === undefined ? {} : { channel };
+    return this.askReplay({ type: "resume", ...named, epoch, seq }, channel);
+  }
+
+  /** Acknowledges everything up to `seq`. `false` unless open. */
+  ack(seq: number, channel?: string): boolean {
+    return this.connection.send({ type: "ack", ...(channel !== undefined && { channel }), seq });
+  }
+
+  /** Asks for the newest events of `channel`, which arrive as one `history` frame. `false` unless open. */
+  requestHistory(channel: string, limit: number): boolean {
+    return this.connection.send({ type: "history", channel, limit });
+  }
+
+  /** Sends `frame`, by which `channel` is replayed, and lets its new events wait until that is over. */
+  protected askReplay(frame: ExtensionClientFrame, channel: string | undefined): boolean {
+    if (!this.connection.send(frame)) return false;
+    if (channel === undefined) return true;
+    this.replay.begin(channel);
+    this.connection.roundTrip((isAnswered) => {
+      // A connection that broke has abandoned the replay, and the next one may have begun another.
+      if (isAnswered) for (const event of this.replay.finish(channel)) this.deliver(event);
+    });
+    return true;
+  }
+
+  protected override judge(frame: In): Verdict {
+    if (!this.isEvent(frame)) return "deliver";
+    const verdict = this.replay.judge(frame);
+    // Its acknowledgement was lost, or the event would not come again.
+    if (verdict === "stale") this.acknowledge(frame);
+    return verdict;
+  }
+
+  protected override deliver(frame: In): void {
+    super.deliver(frame);
+    if (this.isEvent(frame)) this.acknowledge(frame);
+  }
+
+  /** To be called for the answers to a replay. */
+  protected noteReplay(frame: ResumedFrame | ResumeFailedFrame): void {
+    if (frame.type === "resumed") this.replay.resumed(frame);
+    else this.replay.failed(frame);
+  }
+
+  private acknowledge({ seq, channel }: Event): void {
+    if (this.isAcking && seq !== undefined) this.ack(seq, channel);
+  }
+}
