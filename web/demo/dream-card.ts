@@ -113,7 +113,7 @@ export class DreamCard {
   private changed(before: ImageStatus): void {
     const { status } = this.dream.images_status;
     if (status !== "processing") this.progress.clear();
-    if (status === "completed") savePending(this.id, []);
+    if (status === "completed" || status === "delete_completed") this.forgetExpected();
     this.showState();
     if (status !== before) announce(texts.announce[status](this.dream.title));
     if (status === "delete_completed") this.farewell();
@@ -205,11 +205,17 @@ export class DreamCard {
     this.changed(before);
   }
 
+  /** The pictures are here, or never will be: what stood for them is let go. */
+  private forgetExpected(): void {
+    for (const { previewUrl } of this.expected) if (previewUrl != null) URL.revokeObjectURL(previewUrl);
+    this.expected = [];
+    savePending(this.id, []);
+  }
+
   private farewell(): void {
     if (this.isDone) return;
     this.isDone = true;
     this.unfollow();
-    savePending(this.id, []);
     setTimeout(() => this.services.onGone(this), FAREWELL_MS);
   }
 
