@@ -5,7 +5,7 @@ use crate::{
     config::QueuesConfig,
     dreams::{Dream, DreamId, Image, ImageId},
 };
-use apalis_fred::{Job, JobId, NewJob, Queue, QueueError, QueueName, QueueOptions, Unique};
+use apalis_fred::{Job, JobId, NewJob, Queue, QueueError, QueueName, QueueOptions, Retention, RetryPolicy, Unique};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -29,12 +29,25 @@ pub struct DeleteImages {
     pub version: u64,
 }
 
+/// First retry waits up to a second, the longest wait is five minutes: storage and network come back within minutes or need a person.
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+const BACKOFF_CAP: Duration = Duration::from_secs(300);
+const RETRY: RetryPolicy = RetryPolicy { max_attempts: 8, base: BACKOFF_BASE, cap: BACKOFF_CAP };
+
 impl Job for ProcessImage {
     const KIND: &'static str = "process_image";
+
+    fn retry_policy() -> RetryPolicy {
+        RETRY
+    }
 }
 
 impl Job for DeleteImages {
     const KIND: &'static str = "delete_images";
+
+    fn retry_policy() -> RetryPolicy {
+        RETRY
+    }
 }
 
 /// Oneiro's queues, and the one place where its jobs are pushed.
@@ -70,8 +83,8 @@ impl Queues {
     pub fn options(config: &QueuesConfig) -> QueueOptions {
         QueueOptions {
             max_depth: Some(config.max_depth),
-            retention_completed: config.completed_retention(),
-            retention_dead: config.dead_retention(),
+            retention_completed: Retention::new(config.completed_retention(), config.completed_retention_count),
+            retention_dead: Retention::new(config.dead_retention(), config.dead_retention_count),
             ..QueueOptions::default()
         }
     }

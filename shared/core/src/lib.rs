@@ -7,7 +7,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod dreams;
-// jobs
+pub mod jobs;
 pub mod redis;
 pub mod storage;
 pub mod telemetry;

@@ -69,6 +69,10 @@ pub enum Location {
 /// Where the scheme is unknown or the URL malformed.
 pub fn parse_url(text: &str) -> Result<Location, StorageUrlError> {
     let refuse = |reason: &str| StorageUrlError { url: redact(text), reason: reason.to_owned() };
+    if text.starts_with("file:///") {
+        let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
+        return url.to_file_path().map(Location::Folder).map_err(|()| refuse("it names no folder"));
+    }
     if let Some(path) = text.strip_prefix("file://") {
         return if path.is_empty() {
             Err(refuse("it names no folder"))
@@ -390,6 +394,7 @@ mod tests {
     #[test]
     fn urls_are_parsed_and_credentials_not_repeated() {
         assert_eq!(parse_url("file:///a b").unwrap(), Location::Folder("/a b".into()));
+        assert_eq!(parse_url("file:///a%20b%23").unwrap(), Location::Folder("/a b#".into()));
         assert_eq!(parse_url("file://./var/storage").unwrap(), Location::Folder("./var/storage".into()));
         assert_eq!(parse_url("memory:///").unwrap(), Location::Memory);
         assert!(matches!(parse_url("s3://bucket/prefix").unwrap(), Location::Cloud(_)));

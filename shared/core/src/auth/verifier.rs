@@ -114,7 +114,7 @@ impl Verifier {
             // One key per family: `decode` refuses a key whose family differs from an allowed algorithm's.
             let before = keys.len();
             let mut add = |kid: Option<String>, key: DecodingKey| {
-                keys.push(Key { kid, key, validation: validation(config, &allowed) })
+                keys.push(Key { kid, key, validation: validation(config, &allowed) });
             };
             if family == AlgorithmFamily::Hmac && !config.jwt_secret.is_empty() {
                 add(None, DecodingKey::from_secret(config.jwt_secret.expose().as_bytes()));

@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
         tokens(config, errors);
     }
     limits(config, errors);
+    errors.extend(config.realtime.mistakes());
 }
 
 fn redis(config: &Config, errors: &mut Vec<String>) {
@@ -94,7 +95,6 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ("redis.command_timeout_seconds", config.redis.command_timeout_seconds),
         ("redis.reconnect_max_seconds", config.redis.reconnect_max_seconds),
         ("queues.max_attempts", u64::from(config.queues.max_attempts)),
-        ("queues.backoff_base_ms", config.queues.backoff_base_ms),
         ("queues.job_timeout_seconds", config.queues.job_timeout_seconds),
         ("worker.memory_budget_mb", config.worker.memory_budget_mb),
         ("worker.sweep_seconds", config.worker.sweep_seconds),
@@ -107,7 +107,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         }
     }
     for (name, queue) in [("queues.images", &config.queues.images), ("queues.deletes", &config.queues.deletes)] {
-        if queue.is_empty() {
+        if queue.parse::<apalis_fred::QueueName>().is_err() {
             errors.push(format!("{name}: `{queue}` is not a queue name (1 to 64 letters, digits, `_`, `.` or `-`)"));
         }
     }

@@ -76,7 +76,7 @@ fn apply_file(table: &mut Table, overlay: Table, path: &Path, errors: &mut Vec<S
             // [images] is read by the worker's pipeline, which knows more keys than have a default here.
             match known.get(&key) {
                 None if section != "images" => {
-                    errors.push(format!("{}: [{section}] has no key `{key}`", path.display()))
+                    errors.push(format!("{}: [{section}] has no key `{key}`", path.display()));
                 }
                 Some(default) if !default.same_type(&value) => errors.push(format!(
                     "{}: {section}.{key} must be {}, not {}",
@@ -139,19 +139,18 @@ fn parse_as(default: &Value, text: &str) -> Result<Value, &'static str> {
     }
 }
 
-/// Section by section, so that one section's mistake does not hide another's.
-pub(super) fn deserialize(table: Table, errors: &mut Vec<String>) -> Option<Config> {
-    let mut broken = false;
-    for (section, value) in &table {
-        let mut probe: Table = DEFAULTS.parse().expect("config/default.toml is compiled in and tested");
-        probe.insert(section.clone(), value.clone());
-        if let Err(error) = Value::Table(probe).try_into::<Config>() {
-            broken = true;
-            errors.push(format!("[{section}]: {}", error.message()));
+/// Section by section, so that one section's mistake does not hide another's: one that cannot be read is checked as its default.
+pub(super) fn deserialize(mut table: Table, errors: &mut Vec<String>) -> Option<Config> {
+    let defaults: Table = DEFAULTS.parse().expect("config/default.toml is compiled in and tested");
+    for (section, default) in &defaults {
+        let mut probe = defaults.clone();
+        if let Some(value) = table.get(section) {
+            probe.insert(section.clone(), value.clone());
         }
-    }
-    if broken {
-        return None;
+        if let Err(error) = Value::Table(probe).try_into::<Config>() {
+            errors.push(format!("[{section}]: {}", error.message()));
+            table.insert(section.clone(), default.clone());
+        }
     }
     Value::Table(table).try_into::<Config>().map_err(|error| errors.push(error.message().to_owned())).ok()
 }

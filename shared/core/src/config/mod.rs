@@ -2,10 +2,12 @@
 
 mod check;
 mod layers;
+mod realtime;
 mod secret;
 mod sections;
 
 pub use layers::ConfigErrors;
+pub use realtime::{IdForm, MessageLog, RealtimeSettings};
 pub use secret::Secret;
 pub use sections::{
     AuthConfig, DreamsConfig, HttpConfig, ImagesConfig, LogConfig, LogFormat, QueuesConfig, RedisConfig, StorageConfig,
@@ -59,6 +61,8 @@ pub struct Config {
     pub dreams: DreamsConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[realtime]`
+    pub realtime: RealtimeSettings,
 }
 
 impl Config {

@@ -165,12 +165,12 @@ pub struct QueuesConfig {
     pub images: String,
     pub deletes: String,
     pub max_attempts: u32,
-    pub backoff_base_ms: u64,
-    pub backoff_cap_ms: u64,
     pub job_timeout_seconds: u64,
     pub max_depth: u64,
     pub completed_retention_seconds: u64,
+    pub completed_retention_count: u64,
     pub dead_retention_seconds: u64,
+    pub dead_retention_count: u64,
 }
 
 impl QueuesConfig {

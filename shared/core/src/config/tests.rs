@@ -82,3 +82,9 @@ fn lists_come_from_the_environment_separated_by_commas() {
     .unwrap();
     assert_eq!(config.http.cors_origins, ["https://a.example", "https://b.example"]);
 }
+
+#[test]
+fn the_reference_states_the_socket_tiers_own_defaults() {
+    let config = Config::from_layers(Role::Worker, None, &env(&[])).unwrap();
+    assert_eq!(format!("{:?}", config.realtime), format!("{:?}", RealtimeSettings::default()));
+}
