@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Oneiro's workers: they take jobs from the queues, make variants, and settle dreams.
+//!
+//! A new kind of job is one file in [`jobs`] and one line in [`registry`].
+
+mod health;
+pub mod jobs;
+mod pool;
+mod registry;
+mod runtime;
+mod shared;
+mod sweep;
+
+pub use pool::{Pool, PoolError};
+pub use runtime::{Args, run};
+pub use shared::Shared;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! Oneiro's worker process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oneiro_worker::run()
+}

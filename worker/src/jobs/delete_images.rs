@@ -1,0 +1,111 @@
+//! `delete_images`: removes the objects that a dream's record marks, then tells.
+
+use super::Failure;
+use crate::Shared;
+use apalis_core::{error::BoxDynError, task::data::Data};
+use apalis_fred::JobContext;
+use oneiro_core::{
+    dreams::{Change, Deletion, DeletionState, Dream, Image, StoreError},
+    jobs::DeleteImages,
+};
+use std::sync::Arc;
+
+/// Removes originals and variants and tells `delete_completed`; the last attempt that fails tells `delete_failed`.
+pub(crate) async fn delete_images(
+    args: DeleteImages,
+    shared: Data<Arc<Shared>>,
+    job: JobContext,
+) -> Result<(), BoxDynError> {
+    let outcome = run(&args, &shared).await;
+    if let Err(error) = &outcome {
+        tracing::warn!(job.id = %job.id(), dream.id = args.dream_id.get(), attempt = job.attempt(), %error, "deletion failed");
+        if job.is_last_attempt() {
+            give_up(&shared, &args).await.map_err(Failure::into_error)?;
+        }
+    } else {
+        tracing::info!(job.id = %job.id(), dream.id = args.dream_id.get(), "deletion done");
+    }
+    outcome.map_err(Failure::into_error)
+}
+
+async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
+    let dream = shared
+        .dreams
+        .load(args.dream_id)
+        .await
+        .map_err(|error| Failure::transient("cannot read the dream's record", error))?;
+    let Some(dream) = dream else { return Ok(()) };
+    match &dream.deletion {
+        Some(Deletion { images, state: DeletionState::Processing }) => {
+            for image in dream.images.iter().filter(|image| images.as_ref().is_none_or(|ids| ids.contains(&image.id))) {
+                remove(shared, image).await?;
+            }
+            if images.is_none() {
+                // Originals of uploads that never made it into the record.
+                let prefix = format!("originals/{}", dream.id);
+                shared
+                    .storage
+                    .delete_prefix(&prefix)
+                    .await
+                    .map_err(|error| Failure::transient("cannot remove originals", error))?;
+            }
+            finish(shared, &dream).await
+        }
+        // An earlier run was killed between the two steps of a partial deletion.
+        Some(Deletion { images: Some(_), state: DeletionState::Completed }) => resume(shared, &dream).await,
+        _ => Ok(()),
+    }
+}
+
+async fn remove(shared: &Shared, image: &Image) -> Result<(), Failure> {
+    let variants = shared.storage.delete_prefix(&image.media_prefix()).await;
+    variants.map_err(|error| Failure::transient("cannot remove variants", error))?;
+    let original = shared.storage.delete(&image.original.key).await;
+    original.map_err(|error| Failure::transient("cannot remove an original", error))
+}
+
+/// Tells `delete_completed`. Images that were added to the deletion since we read the record are left to the job that their request pushed.
+async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
+    let changed = shared.dreams.change(read.id, |dream| {
+        if dream.deletion != read.deletion {
+            return Change::Keep(false);
+        }
+        dream.finish_delete();
+        Change::Announce(true)
+    });
+    match changed.await {
+        Ok((dream, true)) if !dream.is_deleted() => resume(shared, &dream).await,
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(Failure::transient("cannot write the deletion's outcome", error)),
+    }
+}
+
+/// After a partial deletion the dream goes on: tells the state of what is left.
+async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
+    let changed = shared.dreams.change(dream.id, |dream| match &dream.deletion {
+        Some(Deletion { images: Some(_), state: DeletionState::Completed }) => {
+            dream.deletion = None;
+            Change::Announce(())
+        }
+        _ => Change::Keep(()),
+    });
+    match changed.await {
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(Failure::transient("cannot write the dream's state after a deletion", error)),
+    }
+}
+
+async fn give_up(shared: &Shared, args: &DeleteImages) -> Result<(), Failure> {
+    let changed = shared.dreams.change(args.dream_id, |dream| {
+        if matches!(&dream.deletion, Some(Deletion { state: DeletionState::Processing, .. })) {
+            dream.fail_delete();
+            Change::Announce(())
+        } else {
+            Change::Keep(())
+        }
+    });
+    match changed.await {
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(Failure::transient("cannot tell that the deletion failed", error)),
+    }
+}

@@ -1,0 +1,226 @@
+//! `process_image`: original in, variants out, outcome into the dream's record.
+
+use super::Failure;
+use crate::{PoolError, Shared, shared::report};
+use apalis_core::{error::BoxDynError, task::data::Data};
+use apalis_fred::JobContext;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use oneiro_core::{
+    dreams::{Change, Dream, Image, ImageFailure, ImageResult, ImageState, StoreError, VariantRecord},
+    jobs::ProcessImage,
+    storage::StorageError,
+};
+use oneiro_pipeline::{Encoded, PIPELINE_VERSION, PipelineError, Processed};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+/// Variants of one image that are uploaded at once.
+const UPLOADS_AT_ONCE: usize = 3;
+
+/// Makes one image's variants and settles it. An image that failed for good settles too, and its job is kept among the dead ones, where
+/// an operator sees it and may run it again.
+pub(crate) async fn process_image(
+    args: ProcessImage,
+    shared: Data<Arc<Shared>>,
+    job: JobContext,
+) -> Result<(), BoxDynError> {
+    let started = Instant::now();
+    let outcome = tokio::select! {
+        outcome = run(&args, &shared, &job) => outcome,
+        () = job.cancelled() => Err(Failure::Stopped),
+    };
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (dream, image) = (args.dream_id.get(), args.image_id.get());
+    match &outcome {
+        Ok(()) => {
+            tracing::info!(job.id = %job.id(), dream.id = dream, image.id = image, attempt = job.attempt(), duration_ms, "image settled");
+        }
+        Err(Failure::Stopped) => {
+            tracing::info!(job.id = %job.id(), dream.id = dream, image.id = image, duration_ms, "image run stopped");
+        }
+        Err(error) => tracing::warn!(
+            job.id = %job.id(), dream.id = dream, image.id = image, attempt = job.attempt(), duration_ms, %error, "image run failed"
+        ),
+    }
+    let word = match &outcome {
+        Ok(()) => "completed",
+        Err(Failure::Permanent { .. }) => "rejected",
+        Err(Failure::Transient(..)) => "failed",
+        Err(Failure::Stopped) => "stopped",
+    };
+    metrics::counter!("oneiro_image_runs_total", "outcome" => word).increment(1);
+    metrics::histogram!("oneiro_image_run_seconds", "outcome" => word).record(started.elapsed().as_secs_f64());
+    outcome.map_err(Failure::into_error)
+}
+
+async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(), Failure> {
+    let Some((dream, image)) = load(args, shared).await? else { return Ok(()) };
+    let made = make(shared, job, &dream, &image).await;
+    match made {
+        Ok(result) => settle(shared, args, ImageState::Completed(result)).await,
+        Err(failure) => {
+            let verdict = match &failure {
+                Failure::Permanent { code, detail } => {
+                    Some(ImageFailure { code: code.clone(), detail: detail.clone() })
+                }
+                // Nobody comes after this attempt, so this one tells the dream.
+                Failure::Transient(..) if job.is_last_attempt() => Some(ImageFailure {
+                    code: "processing_failed".to_owned(),
+                    detail: "the image could not be processed in several attempts; please try again later".to_owned(),
+                }),
+                Failure::Transient(..) | Failure::Stopped => None,
+            };
+            if let Some(verdict) = verdict {
+                settle(shared, args, ImageState::Failed(verdict)).await?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The image that the job is about, unless there is nothing to do: it is gone, was retried since, or has its variants.
+async fn load(args: &ProcessImage, shared: &Shared) -> Result<Option<(Dream, Image)>, Failure> {
+    let dream = match shared.dreams.load(args.dream_id).await {
+        Ok(dream) => dream,
+        Err(error @ StoreError::Corrupt { .. }) => {
+            return Err(Failure::Permanent { code: "unreadable_record".to_owned(), detail: report(&error) });
+        }
+        Err(error) => return Err(Failure::transient("cannot read the dream's record", error)),
+    };
+    let Some(dream) = dream.filter(|dream| !dream.is_being_deleted()) else { return Ok(None) };
+    let Some(image) = dream.image(args.image_id).cloned() else { return Ok(None) };
+    let is_settled = matches!(image.state, ImageState::Completed(_));
+    if image.generation != args.generation || is_settled { Ok(None) } else { Ok(Some((dream, image))) }
+}
+
+async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -> Result<ImageResult, Failure> {
+    let original =
+        shared.storage.read(&image.original.key, shared.max_file_bytes).await.map_err(|error| match error {
+            StorageError::NotFound(_) => Failure::Permanent {
+                code: "original_missing".to_owned(),
+                detail: "the uploaded file is gone from the storage".to_owned(),
+            },
+            StorageError::TooLarge { .. } => {
+                Failure::Permanent { code: "file_too_large".to_owned(), detail: error.to_string() }
+            }
+            error => Failure::transient("cannot read the original", error),
+        })?;
+    let processed = shared.pool.process(original).await.map_err(|error| judge(error, job))?;
+    upload(shared, job, dream, image, processed).await
+}
+
+/// What the pipeline's error means for the job.
+fn judge(error: PoolError, job: &JobContext) -> Failure {
+    match error {
+        PoolError::Pipeline(PipelineError::Cancelled) | PoolError::Closed => Failure::Stopped,
+        PoolError::Pipeline(error) if error.is_permanent() => {
+            Failure::Permanent { code: error.code().to_owned(), detail: capitalised(&error.to_string()) }
+        }
+        // A codec that panics on these bytes will do so again; the second run only makes sure that it was not the machine.
+        PoolError::Panicked if job.attempt() > 1 => Failure::Permanent {
+            code: "codec_failed".to_owned(),
+            detail: "The image makes its decoder fail.".to_owned(),
+        },
+        error => Failure::transient("cannot process the image", error),
+    }
+}
+
+fn capitalised(sentence: &str) -> String {
+    let mut chars = sentence.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).chain(['.']).collect()).unwrap_or_default()
+}
+
+/// Stores every variant under a key that depends on the image and the settings only: a second run overwrites with the same bytes.
+async fn upload(
+    shared: &Shared,
+    job: &JobContext,
+    dream: &Dream,
+    image: &Image,
+    processed: Processed,
+) -> Result<ImageResult, Failure> {
+    let total = processed.variants.len() as u64;
+    let folder = format!("{}/{PIPELINE_VERSION}-{}", image.media_prefix(), shared.pool.settings().fingerprint());
+    let mut uploads = stream::iter(processed.variants)
+        .map(|variant| store(shared, format!("{folder}/{}.{}", variant.name, extension(&variant)), variant))
+        .buffer_unordered(UPLOADS_AT_ONCE);
+    let mut variants = BTreeMap::new();
+    while let Some((name, record)) = uploads.try_next().await? {
+        variants.insert(name, record);
+        tell_progress(shared, job, dream, image, variants.len() as u64, total).await;
+    }
+    Ok(ImageResult {
+        width: processed.header.width,
+        height: processed.header.height,
+        placeholder: processed.placeholder,
+        dominant_color: processed.dominant_color,
+        perceptual_hash: format!("{:016x}", processed.perceptual_hash),
+        default_variant: shared.default_variant.clone(),
+        variants,
+    })
+}
+
+async fn store(shared: &Shared, key: String, variant: Encoded) -> Result<(String, VariantRecord), Failure> {
+    let record = VariantRecord {
+        key: key.clone(),
+        width: variant.width,
+        height: variant.height,
+        bytes: variant.bytes.len() as u64,
+        format: word(&variant),
+    };
+    let stored = shared.storage.put_variant(&key, Bytes::from(variant.bytes), variant.format.mime()).await;
+    stored.map_err(|error| Failure::transient("cannot store a variant", error))?;
+    metrics::counter!("oneiro_variant_bytes_total").increment(record.bytes);
+    Ok((variant.name, record))
+}
+
+fn word(variant: &Encoded) -> String {
+    variant.format.mime().trim_start_matches("image/").to_owned()
+}
+
+fn extension(variant: &Encoded) -> String {
+    let word = word(variant);
+    if word == "jpeg" { "jpg".to_owned() } else { word }
+}
+
+/// For those who asked to see it; nobody depends on it, so a failure is only noted.
+async fn tell_progress(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image, done: u64, total: u64) {
+    let event = serde_json::json!({
+        "type": "image_progress", "dream_id": dream.id, "image_id": image.id, "done": done, "total": total,
+    });
+    let (told, noted) =
+        tokio::join!(shared.dreams.publish_transient(dream.id, &event), job.progress(done, total, "variants stored"));
+    if told.is_err() || noted.is_err() {
+        tracing::debug!(job.id = %job.id(), "progress could not be told");
+    }
+}
+
+async fn settle(shared: &Shared, args: &ProcessImage, state: ImageState) -> Result<(), Failure> {
+    let settled = shared.dreams.change(args.dream_id, |dream| {
+        match dream.settle(args.image_id, args.generation, state.clone()) {
+            None => Change::Keep(dream.is_being_deleted() || dream.image(args.image_id).is_none()),
+            Some(false) => Change::Save(false),
+            Some(true) => Change::Announce(false),
+        }
+    });
+    match settled.await {
+        Ok((_, is_gone)) if is_gone => clean_up(shared, state).await,
+        Ok(_) => Ok(()),
+        // The tombstone has expired: gone as well.
+        Err(StoreError::NotFound(_)) => clean_up(shared, state).await,
+        Err(error) => Err(Failure::transient("cannot write the image's outcome", error)),
+    }
+}
+
+/// The dream was deleted while we worked, and its delete job may have run before our uploads: remove what we stored.
+async fn clean_up(shared: &Shared, state: ImageState) -> Result<(), Failure> {
+    if let ImageState::Completed(result) = state {
+        for variant in result.variants.values() {
+            shared
+                .storage
+                .delete(&variant.key)
+                .await
+                .map_err(|error| Failure::transient("cannot remove a deleted image's variant", error))?;
+        }
+    }
+    Ok(())
+}

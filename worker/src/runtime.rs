@@ -1,0 +1,181 @@
+//! Starting and stopping a worker process. The only file that knows apalis's runtime besides the registry.
+
+use crate::{
+    Pool, Shared,
+    health::{self, Health},
+    registry::{self, Plan},
+    sweep,
+};
+use anyhow::Context;
+use apalis::prelude::Monitor;
+use clap::Parser;
+use oneiro_core::{
+    config::{Config, ConfigErrors, EXIT_CONFIG, Role},
+    dreams::DreamStore,
+    jobs::Queues,
+    redis,
+    storage::Storage,
+    telemetry,
+};
+use oneiro_events::{Broker, BrokerOptions};
+use oneiro_pipeline::Settings;
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// In-flight image jobs for each pixel thread: while one is worked on, another is fetched or stored.
+const IN_FLIGHT_PER_THREAD: usize = 2;
+/// After the grace period the queue takes its jobs back; that needs a moment.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
+/// A worker's command line; everything else is configuration.
+#[derive(Debug, Parser)]
+#[command(name = "worker", version, about = "Oneiro's worker: takes image jobs from Redis, makes variants, stores them, settles dreams.", after_help = AFTER_HELP)]
+pub struct Args {
+    /// A TOML file with settings that differ from the defaults (also: ONEIRO_CONFIG).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration, print what is in force (secrets hidden) and exit; 64 where it is wrong.
+    #[arg(long)]
+    check_config: bool,
+}
+
+const AFTER_HELP: &str = "Environment: REDIS_URL, STORAGE_URL, PUBLIC_MEDIA_URL, WORKER_METRICS_ADDR, RUST_LOG, LOG_FORMAT (text or json), and
+ONEIRO_<SECTION>_<KEY> for every key of config/default.toml. Start as many workers as you have machines: they share the queues fairly.
+
+Example: REDIS_URL=redis://127.0.0.1:6379 STORAGE_URL=file:///var/lib/oneiro worker
+
+SIGTERM or Ctrl-C: takes no new job, finishes what runs within worker.shutdown_grace_seconds, hands the rest back to the queue unspent.
+A second signal ends it at once; its jobs then run elsewhere within seconds. Exit status: 0 stopped, 1 failed, 64 wrong configuration.";
+
+/// The whole of `main`.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    let loaded = Config::load(Role::Worker, args.config.as_deref()).and_then(|config| {
+        let settings = pipeline_settings(&config)?;
+        Ok((config, settings))
+    });
+    let (config, settings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            complain(&errors.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if args.check_config {
+        say(&config.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    telemetry::init_logs(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(work(config, settings));
+    // A codec in the middle of an image cannot be interrupted; its job has been handed back by now.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the worker ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "before logging is configured")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// `[images]` in the pipeline's own form.
+fn pipeline_settings(config: &Config) -> Result<Settings, ConfigErrors> {
+    let wrong = |error: String| ConfigErrors::new(vec![format!("[images]: {error}")]);
+    let table = config.images.pipeline.clone();
+    let settings: Settings =
+        toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+    settings.validate().map_err(|error| wrong(error.to_string()))?;
+    let default = &config.images.default_variant;
+    if !settings.variants.iter().any(|variant| variant.name == *default) {
+        return Err(wrong(format!("default_variant: there is no variant `{default}`")));
+    }
+    Ok(settings)
+}
+
+async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
+    let metrics = telemetry::init_metrics().context("cannot install the metrics recorder")?;
+    let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
+    let client = redis::connect(&config.redis).await?;
+    let broker = Broker::new(
+        client.clone(),
+        BrokerOptions {
+            key_prefix: config.redis.key_prefix.clone(),
+            history_len: config.dreams.history_events,
+            history_ttl: config.dreams.history(),
+            ..BrokerOptions::default()
+        },
+    );
+    let threads = config.worker.effective_concurrency();
+    let max_file_bytes = settings.limits.max_file_bytes.max(config.uploads.max_file_bytes);
+    let shared = Arc::new(Shared {
+        dreams: DreamStore::new(broker, client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams),
+        storage,
+        queues: Queues::new(client.clone(), &config.queues),
+        pool: Pool::start(settings, threads, config.worker.memory_budget_mb)
+            .context("cannot start the pixel threads")?,
+        default_variant: config.images.default_variant.clone(),
+        max_file_bytes,
+    });
+    let stop = CancellationToken::new();
+    if !config.worker.metrics_addr.is_empty() {
+        let health = Health { redis: client.clone(), metrics, stop: stop.clone() };
+        health::serve(&config.worker.metrics_addr, health).await?;
+    }
+    let sweeper = tokio::spawn(sweep::run(
+        shared.clone(),
+        config.worker.sweep_interval(),
+        config.worker.sweep_after(),
+        stop.clone(),
+    ));
+    let grace = config.worker.shutdown_grace();
+    let plan =
+        Plan { name: format!("worker-{}", std::process::id()), images_at_once: threads * IN_FLIGHT_PER_THREAD, grace };
+    let monitor = registry::register(Monitor::new(), &plan, &shared).shutdown_timeout(grace + HAND_BACK);
+    tracing::info!(worker.id = plan.name, threads, images_at_once = plan.images_at_once, "working");
+    let signal = {
+        let stop = stop.clone();
+        async move {
+            stop_signal().await?;
+            tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new job is taken");
+            stop.cancel();
+            Ok(())
+        }
+    };
+    monitor.run_with_signal(signal).await.context("a queue's worker failed")?;
+    stop.cancel();
+    if let Err(error) = sweeper.await {
+        tracing::warn!(%error, "the sweep did not end well");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM or Ctrl-C; a second one ends the process at once.
+async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("stopping at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
