@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Oneiro's HTTP and WebSocket servers: routes that store uploads and push jobs, and the socket tier that tells what became of them.
+
+mod access_log;
+mod error;
+mod routes;
+mod serve;
+pub mod socket;
+mod state;
+mod upload;
+
+pub use error::ApiError;
+pub use serve::{Args, run};
+pub use state::AppState;

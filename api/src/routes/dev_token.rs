@@ -1,0 +1,53 @@
+//! Sign-in for development, where `auth.dev_tokens` is on. In production it does not exist: a 404 like any unknown path.
+
+use crate::{ApiError, AppState};
+use oneiro_core::{
+    auth::{self, UserId},
+    clock,
+};
+use poem::{
+    handler,
+    http::StatusCode,
+    web::{Data, Json},
+};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+
+#[derive(Deserialize)]
+pub(super) struct SignIn {
+    user_id: UserId,
+    username: Option<String>,
+    /// Seconds; at most `http.dev_tokens_max_ttl_seconds`.
+    ttl_seconds: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Issued {
+    token: String,
+    /// Unix seconds.
+    expires_at: u64,
+}
+
+/// 204 where sign-in exists.
+#[handler]
+pub(super) fn is_enabled(state: Data<&Arc<AppState>>) -> Result<StatusCode, ApiError> {
+    enabled(&state).map(|()| StatusCode::NO_CONTENT)
+}
+
+/// A token for whoever the caller says they are.
+#[handler]
+pub(super) fn issue(state: Data<&Arc<AppState>>, request: Json<SignIn>) -> Result<Json<Issued>, ApiError> {
+    enabled(&state)?;
+    let longest = state.config.http.dev_tokens_max_ttl_seconds;
+    let ttl = Duration::from_secs(request.ttl_seconds.unwrap_or(longest).min(longest));
+    let username = request.username.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    let token = auth::mint(&state.config.auth.jwt_secret, &request.user_id, username, "", ttl).map_err(|error| {
+        tracing::error!(%error, "cannot sign a development token");
+        ApiError::internal()
+    })?;
+    Ok(Json(Issued { token, expires_at: clock::unix_millis() / 1000 + ttl.as_secs() }))
+}
+
+fn enabled(state: &AppState) -> Result<(), ApiError> {
+    if state.config.auth.dev_tokens { Ok(()) } else { Err(ApiError::not_found("page")) }
+}

@@ -1,0 +1,81 @@
+//! `POST /api/dreams/`: stores the originals, writes the record, pushes the jobs, and only then answers.
+
+use super::{State, enqueue, to_its_end};
+use crate::{
+    ApiError,
+    error::report,
+    state::Bearer,
+    upload::{Received, discard, parse_text, receive},
+};
+use oneiro_core::{
+    auth::Claims,
+    clock,
+    dreams::{Dream, DreamId, DreamView, ImageId},
+};
+use poem::{
+    Body, IntoResponse, Request, Response, handler,
+    http::StatusCode,
+    web::{Data, Json},
+};
+
+#[handler]
+pub(crate) async fn create(
+    state: Data<&State>,
+    bearer: Bearer,
+    request: &Request,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Bearer(claims) = bearer;
+    let _place = state.admit_upload()?;
+    state.count_call(&claims).await?;
+    let id = state.dreams.begin().await?;
+    let form = tokio::time::timeout(state.config.http.request_timeout(), receive(&state, request, body, id));
+    let received = form.await.map_err(|_| ApiError::timeout())??;
+    let state = State::clone(&state);
+    let view = to_its_end(async move { store(&state, claims, id, received).await }).await?;
+    Ok(Json(view).with_status(StatusCode::CREATED).into_response())
+}
+
+async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -> Result<DreamView, ApiError> {
+    let (text, images) = match parse_text(&received, &state.config.uploads) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            discard(state, received);
+            return Err(error);
+        }
+    };
+    let dream = Dream::new(id, claims.user_id, text, images, clock::naive_local(), clock::unix_seconds());
+    let view = state.dreams.view(&dream);
+    state.dreams.create(&dream).await?;
+    let ids: Vec<ImageId> = dream.images.iter().map(|image| image.id).collect();
+    let stored = async {
+        if !ids.is_empty() {
+            enqueue(state, &dream, &ids).await?;
+        }
+        Ok::<(), ApiError>(state.dreams.enlist(&dream).await?)
+    };
+    if let Err(error) = stored.await {
+        withdraw(state, &dream).await;
+        return Err(error);
+    }
+    metrics::counter!("oneiro_dreams_created_total").increment(1);
+    metrics::counter!("oneiro_images_accepted_total").increment(ids.len() as u64);
+    tracing::info!(dream.id = id.get(), images = ids.len(), "dream accepted");
+    Ok(view)
+}
+
+/// The caller is about to hear that nothing was kept, so nothing should be: the record is marked for deletion and the sweep, or this
+/// call's own job, removes the rest. Where not even that can be written, Redis is away: then the sweep finds the dream unsettled
+/// when Redis is back and finishes it; it is on nobody's list.
+async fn withdraw(state: &State, dream: &Dream) {
+    let marked = state.dreams.change(dream.id, |dream| {
+        if dream.begin_delete(None) {
+            oneiro_core::dreams::Change::Announce(())
+        } else {
+            oneiro_core::dreams::Change::Keep(())
+        }
+    });
+    if let Err(error) = marked.await {
+        tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn");
+    }
+}

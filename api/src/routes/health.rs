@@ -1,0 +1,48 @@
+//! What load balancers and monitoring ask.
+
+use crate::{ApiError, AppState, error::report};
+use poem::{
+    IntoResponse, Response, handler,
+    http::{StatusCode, header},
+    web::{Data, Json},
+};
+use std::{sync::Arc, time::Duration};
+
+/// A probe that waits longer has its own time-out.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The process runs.
+#[handler]
+pub(super) fn alive() -> Json<serde_json::Value> {
+    Json(serde_json::json!({"status": "ok"}))
+}
+
+/// The process can do its work: Redis answers, the storage takes objects, and it is not about to end.
+#[handler]
+pub(super) async fn ready(state: Data<&Arc<AppState>>) -> Response {
+    let redis = oneiro_core::redis::answers(&state.redis, PROBE_LIMIT);
+    let storage = async {
+        match tokio::time::timeout(PROBE_LIMIT, state.storage.check()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(error = report(&error), "the object store fails its probe");
+                false
+            }
+            Err(_) => false,
+        }
+    };
+    let (redis, storage) = tokio::join!(redis, storage);
+    let sockets = state.sockets.as_ref().is_none_or(|sockets| sockets.is_healthy());
+    let draining = state.is_draining();
+    let word = |ok: bool| if ok { "ok" } else { "unavailable" };
+    let body = serde_json::json!({ "redis": word(redis), "storage": word(storage), "events": word(sockets), "draining": draining });
+    let status = if redis && storage && sockets && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Json(body).with_status(status).into_response()
+}
+
+/// Prometheus's text format.
+#[handler]
+pub(super) fn metrics(state: Data<&Arc<AppState>>) -> Result<Response, ApiError> {
+    let handle = state.metrics.as_ref().ok_or_else(|| ApiError::not_found("page"))?;
+    Ok(handle.render().with_header(header::CONTENT_TYPE, "text/plain; version=0.0.4").into_response())
+}

@@ -1,0 +1,225 @@
+//! Starting and stopping the two servers: `api` (HTTP, and sockets where one process is enough) and `ws` (sockets alone).
+
+use crate::{
+    ApiError, AppState,
+    access_log::AccessLog,
+    error::report,
+    routes,
+    socket::{self, SocketContext},
+};
+use anyhow::Context;
+use clap::Parser;
+use oneiro_core::{
+    auth::Verifier,
+    config::{Config, EXIT_CONFIG, Role},
+    dreams::DreamStore,
+    jobs::Queues,
+    redis,
+    storage::Storage,
+    telemetry,
+};
+use oneiro_events::{Broker, BrokerOptions};
+use poem::{
+    EndpointExt, Route, Server,
+    endpoint::BoxEndpoint,
+    http::{Method, StatusCode},
+    listener::{Acceptor, Listener, TcpAcceptor, TcpListener},
+    middleware::Cors,
+    web::{LocalAddr, RemoteAddr},
+};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+
+/// A connection that sends nothing for so long between two requests is closed. Sockets have timers of their own.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+
+/// What both servers take on the command line; everything else is configuration.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// A TOML file with settings that differ from the defaults (also: ONEIRO_CONFIG).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration, print what is in force (secrets hidden) and exit; 64 where it is wrong.
+    #[arg(long)]
+    check_config: bool,
+}
+
+const AFTER_HELP: &str =
+    "Environment: REDIS_URL, STORAGE_URL, JWT_SECRET (32 bytes or more), HTTP_ADDR, WS_ADDR, PORT, PUBLIC_MEDIA_URL,
+RUST_LOG, LOG_FORMAT (text or json), and ONEIRO_<SECTION>_<KEY> for every key of config/default.toml.
+
+Example: JWT_SECRET=$(openssl rand -hex 32) REDIS_URL=redis://127.0.0.1:6379 api
+
+SIGTERM or Ctrl-C stops it gracefully; a second one at once. Exit status: 0 stopped, 1 failed, 64 wrong configuration.";
+
+/// The whole of `main` for both binaries.
+pub fn run(role: Role) -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::load(role, args.config.as_deref()) {
+        Ok(config) => config,
+        Err(errors) => {
+            complain(&errors.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if args.check_config {
+        say(&config.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    telemetry::init_logs(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(serve(role, config));
+    // What still runs after the grace period (a stuck disk, a client that reads nothing) does not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the server ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "before logging is configured")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
+    let metrics = telemetry::init_metrics().context("cannot install the metrics recorder")?;
+    let verifier = Verifier::new(&config.auth).context("cannot read the keys that tokens are checked with")?;
+    let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
+    let client = redis::connect(&config.redis).await?;
+    let broker = Broker::new(client.clone(), broker_options(&config));
+    let dreams = DreamStore::new(broker.clone(), client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams);
+    let queues = Queues::new(client.clone(), &config.queues);
+    let (addr, grace) = match role {
+        Role::Ws => (config.ws.socket_addr(), config.http.shutdown_grace()),
+        _ => (config.http.socket_addr(), config.http.shutdown_grace()),
+    };
+    let sockets = if role == Role::Ws || config.http.serve_sockets {
+        let subscriber = redis::connect_subscriber(&config.redis).await?;
+        let (verifier, dreams, settings) = (verifier.clone(), dreams.clone(), config.realtime.clone());
+        Some(SocketContext::start(socket::Deps { broker, subscriber, verifier, dreams, settings }))
+    } else {
+        None
+    };
+    let state = Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
+    let app = app(role, &state, sockets.as_ref());
+    let acceptor = bind(addr).await?;
+    tracing::info!(%addr, role = ?role, "listening");
+    let stop = {
+        let state = state.clone();
+        async move {
+            stop_signal().await;
+            tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new work is taken");
+            state.begin_draining();
+            // The server itself does not know of upgraded connections, so they are closed here.
+            if let Some(sockets) = sockets {
+                sockets.drain(grace).await;
+            }
+        }
+    };
+    Server::new_with_acceptor(acceptor)
+        .idle_timeout(IDLE_LIMIT)
+        .run_with_graceful_shutdown(app, stop, Some(grace))
+        .await
+        .context("the listener failed")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) -> BoxEndpoint<'static> {
+    let mut route = match role {
+        Role::Ws => routes::probes(Route::new()),
+        _ => routes::routes(),
+    };
+    if let Some(sockets) = sockets {
+        let tier = Arc::new(socket::routes(sockets));
+        for prefix in ["/ws", "/api/v1", "/api/developer"] {
+            route = route.nest_no_strip(prefix, tier.clone());
+        }
+    }
+    let origins = &state.config.http.cors_origins;
+    let mut cors = Cors::new().allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE]).max_age(3600);
+    if origins.iter().any(|origin| origin == "*") {
+        // Tokens travel in a header, never in a cookie that a foreign page could use, so any origin may be allowed.
+        cors = cors.allow_origins_fn(|_| true).allow_credentials(false);
+    } else {
+        cors = cors.allow_origins(origins.iter().map(String::as_str)).allow_credentials(false);
+    }
+    let app = route.data(state.clone()).catch_all_error(|error| async move {
+        if error.downcast_ref::<ApiError>().is_some() || error.is_from_response() {
+            return error.into_response();
+        }
+        let refusal = ApiError::from_poem(&error);
+        if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(%error, "a route failed");
+        }
+        poem::Error::from(refusal).into_response()
+    });
+    if origins.is_empty() { app.with(AccessLog).boxed() } else { app.with(cors).with(AccessLog).boxed() }
+}
+
+fn broker_options(config: &Config) -> BrokerOptions {
+    BrokerOptions {
+        key_prefix: config.redis.key_prefix.clone(),
+        history_len: config.dreams.history_events,
+        history_ttl: config.dreams.history(),
+        ..BrokerOptions::default()
+    }
+}
+
+async fn bind(addr: SocketAddr) -> anyhow::Result<NoDelay> {
+    let acceptor = TcpListener::bind(addr).into_acceptor().await.with_context(|| {
+        format!("cannot listen on {addr}; is another process using the port? HTTP_ADDR, WS_ADDR or PORT choose another")
+    })?;
+    Ok(NoDelay(acceptor))
+}
+
+/// poem leaves Nagle's algorithm on, which holds small frames back for up to 40 ms.
+struct NoDelay(TcpAcceptor);
+
+impl Acceptor for NoDelay {
+    type Io = TcpStream;
+
+    fn local_addr(&self) -> Vec<LocalAddr> {
+        self.0.local_addr()
+    }
+
+    async fn accept(&mut self) -> std::io::Result<(Self::Io, LocalAddr, RemoteAddr, poem::http::uri::Scheme)> {
+        let accepted = self.0.accept().await?;
+        if let Err(error) = accepted.0.set_nodelay(true) {
+            tracing::debug!(error = report(&error), "a connection ended before it was set up");
+        }
+        Ok(accepted)
+    }
+}
+
+/// SIGTERM or Ctrl-C; a second one ends the process at once.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot listen for signals; only SIGKILL will stop this process");
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("stopping at once");
+        std::process::exit(1);
+    });
+}

@@ -1,0 +1,174 @@
+//! What waits for a user who is away: the user's channel is stored, and a cursor per dialect tells how far its connections have read it.
+//!
+//! Without acknowledgements the cursor follows what was written to a socket, flushed twice a second and when a connection ends, so a process
+//! that is killed may deliver the last half second again. With them (`?acks=1`, or a first `ack`) only the client moves it.
+
+use super::{
+    SocketContext,
+    channels::Joined,
+    close::Close,
+    encode::{Form, Kind, Parsed},
+    fields::Fields,
+    session::{ErrorCode, Session, unavailable},
+};
+use oneiro_events::{ChannelName, Position};
+use parking_lot::Mutex;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One connection's reading of its user's channel.
+pub(crate) struct Cursor {
+    pub(crate) channel: ChannelName,
+    reader: &'static str,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    read: Option<Position>,
+    is_flushed: bool,
+    needs_acks: bool,
+}
+
+impl Cursor {
+    /// Notes that an event of the channel was written to the socket.
+    pub(crate) fn note_written(&self, position: Position) {
+        let mut state = self.state.lock();
+        if !state.needs_acks {
+            state.read = Some(position);
+            state.is_flushed = false;
+        }
+    }
+
+    fn acknowledge(&self, position: Option<Position>) {
+        let mut state = self.state.lock();
+        if !state.needs_acks {
+            // What was written without an acknowledgement is not read, as far as it is not flushed yet.
+            *state = State { needs_acks: true, ..State::default() };
+        }
+        if let Some(position) = position {
+            state.read = Some(position);
+            state.is_flushed = false;
+        }
+    }
+
+    fn take_unflushed(&self) -> Option<Position> {
+        let mut state = self.state.lock();
+        if state.is_flushed {
+            return None;
+        }
+        state.is_flushed = true;
+        state.read.clone()
+    }
+
+    fn put_back(&self) {
+        self.state.lock().is_flushed = false;
+    }
+}
+
+/// The cursors of this process's connections.
+#[derive(Default)]
+pub(crate) struct Cursors(Mutex<Vec<Weak<Cursor>>>);
+
+impl Cursors {
+    fn add(&self, cursor: &Arc<Cursor>) {
+        self.0.lock().push(Arc::downgrade(cursor));
+    }
+
+    fn alive(&self) -> Vec<Arc<Cursor>> {
+        let mut cursors = self.0.lock();
+        cursors.retain(|cursor| cursor.strong_count() > 0);
+        cursors.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl SocketContext {
+    /// Flushes cursors until the process ends.
+    pub(crate) async fn flush_cursors(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for cursor in self.cursors.alive() {
+                self.flush_cursor(&cursor).await;
+            }
+        }
+    }
+
+    pub(crate) async fn flush_cursor(&self, cursor: &Cursor) {
+        let Some(position) = cursor.take_unflushed() else { return };
+        let ttl = Duration::from_secs(self.settings.inbox_seconds);
+        if let Err(error) = self.broker.advance_cursor(&cursor.channel, cursor.reader, &position, ttl).await {
+            tracing::debug!(error = crate::error::report(&error), "a cursor is not stored yet");
+            cursor.put_back();
+        }
+    }
+}
+
+impl Session {
+    /// Joins the user's channel, and sends what came since a connection of this dialect last read it.
+    pub(crate) async fn join_inbox(&mut self, channel: &ChannelName, form: Form) -> Result<(), Close> {
+        let (membership, _) = self.join(channel, form).await?;
+        let reader = self.dialect.label();
+        let cursor = Arc::new(Cursor { channel: channel.clone(), reader, state: Mutex::default() });
+        if self.caller.parameter("acks").is_some_and(|value| value == "1") {
+            self.show_positions();
+            cursor.acknowledge(None);
+        }
+        self.ctx.cursors.add(&cursor);
+        self.inbox = Some(cursor);
+        let encoding = self.encoding(form);
+        membership.set_encoding(encoding);
+        let live_from = match self.options.resume.take() {
+            Some(since) => self.resume(channel, since, encoding, None).await?,
+            None => self.deliver_missed(channel, encoding).await?,
+        };
+        self.catch_up(&membership, encoding, live_from.clone(), waits_for_users).await?;
+        self.memberships.push(Joined { membership, form, live_from, is_own: true });
+        Ok(())
+    }
+
+    async fn deliver_missed(&self, channel: &ChannelName, encoding: super::encode::Encoding) -> Result<Position, Close> {
+        let broker = &self.ctx.broker;
+        let cursor = broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
+        let mut since = cursor.unwrap_or_else(Position::origin);
+        loop {
+            let page = broker.history(channel, Some(&since), oneiro_events::MAX_HISTORY_PAGE).await.map_err(|error| unavailable(&error))?;
+            let page = match page.is_complete {
+                true => page,
+                // The oldest are gone; what is left is still wanted.
+                false => broker.history(channel, None, oneiro_events::MAX_HISTORY_PAGE).await.map_err(|error| unavailable(&error))?,
+            };
+            let sent = self.send_publications(&page.publications, encoding, waits_for_users);
+            metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);
+            match page.publications.last().and_then(|last| last.position.clone()) {
+                Some(last) if last.offset < page.position.offset => since = last,
+                _ => return Ok(page.position),
+            }
+        }
+    }
+
+    pub(crate) async fn on_ack(&mut self, message: &Fields<'_>) -> Result<(), Close> {
+        let Some(offset) = message.get::<u64>("seq") else {
+            self.send_error(ErrorCode::InvalidMessage, "`seq` must be a number");
+            return Ok(());
+        };
+        self.show_positions();
+        let Some(cursor) = self.inbox.clone() else { return Ok(()) };
+        let joined = self.memberships.iter().find(|joined| *joined.membership.channel() == cursor.channel);
+        let Some(epoch) = joined.map(|joined| joined.membership.position().epoch) else { return Ok(()) };
+        let end = joined.map_or(0, |joined| joined.membership.position().offset);
+        // Nothing can be acknowledged that was not sent.
+        cursor.acknowledge(Some(Position { epoch, offset: offset.min(end) }));
+        Ok(())
+    }
+}
+
+/// Whether an event is worth delivering late.
+fn waits_for_users(event: &Parsed<'_>) -> bool {
+    event.kind() != Kind::Other || event.is_chat()
+}

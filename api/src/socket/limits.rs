@@ -1,0 +1,96 @@
+//! Token buckets: for messages of one connection, and for handshakes by address and by user.
+
+use parking_lot::Mutex;
+use std::{collections::HashMap, hash::Hash};
+use tokio::time::Instant;
+
+/// Keys a limiter remembers. When more come, buckets that have filled up again are forgotten; if that frees nothing, all are: an attacker with
+/// that many addresses is not stopped here, and must not fill the memory.
+const MAX_KEYS: usize = 100_000;
+
+/// Fills at a steady rate up to its capacity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bucket {
+    level: f32,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    pub(crate) fn full(capacity: u32, now: Instant) -> Self {
+        Self { level: capacity as f32, filled_at: now }
+    }
+
+    /// Takes one, if there is one. A rate of 0 is no limit.
+    pub(crate) fn take(&mut self, rate: u32, capacity: u32, now: Instant) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        self.fill(rate, capacity, now);
+        let has_one = self.level >= 1.0;
+        if has_one {
+            self.level -= 1.0;
+        }
+        has_one
+    }
+
+    fn fill(&mut self, rate: u32, capacity: u32, now: Instant) {
+        let passed = now.saturating_duration_since(self.filled_at).as_secs_f32();
+        self.level = (self.level + passed * rate as f32).min(capacity as f32);
+        self.filled_at = now;
+    }
+}
+
+/// One bucket a key.
+pub(crate) struct Limiter<K> {
+    rate: u32,
+    capacity: u32,
+    buckets: Mutex<HashMap<K, Bucket>>,
+}
+
+impl<K: Hash + Eq> Limiter<K> {
+    /// `rate` a second sustained, `capacity` at once. A rate of 0 is no limit.
+    pub(crate) fn new(rate: u32, capacity: u32) -> Self {
+        Self { rate, capacity: capacity.max(1), buckets: Mutex::default() }
+    }
+
+    /// Whether this one may pass.
+    pub(crate) fn admit(&self, key: K, now: Instant) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let mut buckets = self.buckets.lock();
+        if buckets.len() >= MAX_KEYS {
+            buckets.retain(|_, bucket| {
+                bucket.fill(self.rate, self.capacity, now);
+                bucket.level < self.capacity as f32
+            });
+            if buckets.len() >= MAX_KEYS {
+                buckets.clear();
+            }
+        }
+        buckets.entry(key).or_insert_with(|| Bucket::full(self.capacity, now)).take(self.rate, self.capacity, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let limiter = Limiter::new(2, 4);
+        let start = Instant::now();
+        let passed = |at: Duration| (0..10).filter(|_| limiter.admit("a", start + at)).count();
+        assert_eq!(passed(Duration::ZERO), 4);
+        assert_eq!(passed(Duration::from_secs(1)), 2);
+        assert_eq!(passed(Duration::from_secs(100)), 4);
+        assert!(limiter.admit("b", start), "each key has its own");
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let limiter = Limiter::new(0, 0);
+        assert!((0..1_000).all(|_| limiter.admit("a", Instant::now())));
+    }
+}

@@ -1,0 +1,186 @@
+//! The socket tier: three WebSocket dialects over one hub, and the HTTP that belongs to it.
+//!
+//! A connection is one task (`session`) over one upgraded stream (`link`), which reads frames (`framing`) and writes what waits in its bounded
+//! queue (`outbox`). The `hub` knows who listens to which channel; it takes events from the process's one subscription, makes each form of a
+//! frame once (`encode`), and puts it into the queues. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
+//! know on top. See `docs/REALTIME.md` for the protocol and `docs/SCALING.md` for what it costs.
+
+mod channels;
+mod close;
+mod dream;
+mod encode;
+mod fields;
+mod framing;
+mod handshake;
+mod hub;
+mod inbox;
+mod limits;
+mod link;
+mod notifications;
+mod outbox;
+mod registry;
+mod session;
+mod stored;
+
+use crate::ApiError;
+use close::Close;
+use fred::clients::SubscriberClient;
+use handshake::Caller;
+use hub::Hub;
+use limits::Limiter;
+use oneiro_core::{
+    auth::{UserId, Verifier},
+    config::RealtimeSettings,
+    dreams::DreamStore,
+};
+use oneiro_events::{Broker, Subscriptions, SubscriptionsOptions};
+use poem::{
+    Endpoint, Request, Response, Route,
+    http::StatusCode,
+};
+use session::Dialect;
+use std::{sync::Arc, time::Duration};
+use tokio::{task::JoinSet, time::Instant};
+
+/// Where typing, presence and status of users are told.
+pub(crate) const PRESENCE_CHANNEL: &str = "presence";
+/// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
+const HANDSHAKE_BURST_SECONDS: u32 = 4;
+
+/// What the socket tier stands on; the caller connects and configures it.
+pub struct Deps {
+    /// Publishes, reads histories.
+    pub broker: Broker,
+    /// A connected subscriber client with a `broadcast_channel_capacity` of 8,192 or more, used by nobody else.
+    pub subscriber: SubscriberClient,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Looks dreams up.
+    pub dreams: DreamStore,
+    /// `[realtime]`.
+    pub settings: RealtimeSettings,
+}
+
+/// The running socket tier of one process.
+pub struct SocketContext {
+    broker: Broker,
+    verifier: Verifier,
+    dreams: DreamStore,
+    settings: RealtimeSettings,
+    hub: Hub,
+    registry: Arc<registry::Registry>,
+    cursors: inbox::Cursors,
+    address_handshakes: Limiter<String>,
+    user_handshakes: Limiter<UserId>,
+    tasks: parking_lot::Mutex<JoinSet<()>>,
+}
+
+impl SocketContext {
+    /// Starts the tier's tasks. Call within a tokio runtime.
+    pub fn start(deps: Deps) -> Arc<Self> {
+        let subscriptions = Subscriptions::start(deps.subscriber, deps.broker.clone(), SubscriptionsOptions::default());
+        let settings = deps.settings;
+        let limiter = |rate: u32| (rate, rate.saturating_mul(HANDSHAKE_BURST_SECONDS));
+        let (address_rate, address_burst) = limiter(settings.handshakes_per_second_per_address);
+        let (user_rate, user_burst) = limiter(settings.handshakes_per_second_per_user);
+        let ctx = Arc::new(Self {
+            broker: deps.broker,
+            verifier: deps.verifier,
+            dreams: deps.dreams,
+            hub: Hub::new(subscriptions),
+            registry: Arc::default(),
+            cursors: inbox::Cursors::default(),
+            address_handshakes: Limiter::new(address_rate, address_burst),
+            user_handshakes: Limiter::new(user_rate, user_burst),
+            settings,
+            tasks: parking_lot::Mutex::default(),
+        });
+        ctx.tasks.lock().spawn(ctx.clone().flush_cursors());
+        ctx
+    }
+
+    /// Whether events arrive: the subscriber connection answered its last proof of life. For readiness checks.
+    pub fn is_healthy(&self) -> bool {
+        self.hub.is_healthy()
+    }
+
+    /// How many sockets and event streams are open.
+    pub fn connection_count(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// How many channels this process listens to.
+    pub fn channel_count(&self) -> usize {
+        self.hub.topic_count()
+    }
+
+    /// Ends every connection with 1012 and a `retry_after` of its own, so that the clients do not all come back at once, and refuses new ones.
+    /// Returns once all are gone, or after `deadline`; whether all were. Calling it twice is harmless.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        let open = self.registry.len();
+        tracing::info!(connections = open, "closing sockets for a restart");
+        let is_done = tokio::time::timeout(deadline, self.registry.drain(|| self.goodbye())).await.is_ok();
+        tracing::info!(left = self.registry.len(), "sockets are closed");
+        is_done
+    }
+
+    fn goodbye(&self) -> Close {
+        let [least, most] = self.settings.drain_retry_after_seconds;
+        Close::restart(least + rand::random::<u64>() % (most.saturating_sub(least) + 1))
+    }
+
+    fn limits(&self) -> outbox::Limits {
+        outbox::Limits { messages: self.settings.queue_messages, bytes: self.settings.queue_bytes }
+    }
+}
+
+/// Every path that the socket tier serves; both forms of each, with and without a trailing slash.
+pub fn routes(ctx: &Arc<SocketContext>) -> Route {
+    let socket = |dialect| Socket { ctx: ctx.clone(), dialect };
+    let mut route = Route::new();
+    for (path, dialect) in [
+        ("/ws/dream-images/:id", Dialect::Dream),
+        ("/ws/notifications", Dialect::Notifications),
+    ] {
+        route = route.at(path, socket(dialect)).at(format!("{path}/"), socket(dialect));
+    }
+    route
+}
+
+/// The upgrade of one path.
+struct Socket {
+    ctx: Arc<SocketContext>,
+    dialect: Dialect,
+}
+
+impl Endpoint for Socket {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let key = match handshake::upgrade_key(&request) {
+            Ok(key) => key,
+            Err(refusal) => return Ok(refusal),
+        };
+        let caller = Caller::of(&request, &self.ctx.settings);
+        let source = caller.token.as_ref().map(|(_, source)| *source);
+        if !handshake::is_origin_allowed(&request, &self.ctx.settings, source) {
+            session::rejected("origin", Close::ORIGIN);
+            let refusal = poem::Error::from_string("pages of this origin may not connect", StatusCode::FORBIDDEN);
+            return Err(ApiError::from_poem(&refusal).into());
+        }
+        if !self.ctx.address_handshakes.admit(caller.address.clone(), Instant::now()) {
+            session::rejected("address_rate", Close::RATE_LIMIT);
+            return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
+        }
+        let upgrade = request.take_upgrade().map_err(|_| ApiError::malformed("this connection cannot be upgraded"))?;
+        let response = handshake::accept(&request, &key);
+        let (ctx, dialect) = (self.ctx.clone(), self.dialect);
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(stream) => session::run(ctx, dialect, caller, stream).await,
+                Err(error) => tracing::debug!(%error, "a client left during the handshake"),
+            }
+        });
+        Ok(response)
+    }
+}

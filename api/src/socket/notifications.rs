@@ -1,0 +1,28 @@
+//! Dialect N, `/ws/notifications/`: a user's notifications, orders and materials, and alerts for all.
+
+use super::{
+    channels::{Joined, SHARED, user_channel},
+    close::Close,
+    encode::Form,
+    session::Session,
+};
+
+impl Session {
+    /// After the token: the user's own channel and everybody's. There is no greeting; the seed has none.
+    pub(crate) async fn enter_notifications(&mut self) -> Result<(), Close> {
+        for name in SHARED {
+            let channel = name.parse().expect("a constant name");
+            self.join_own(&channel, Form::Notifications).await?;
+        }
+        let own = user_channel(&self.claims()?.user_id);
+        self.join_inbox(&own, Form::Notifications).await
+    }
+
+    /// Joins a channel that the connection comes with, live from now on.
+    pub(crate) async fn join_own(&mut self, channel: &oneiro_events::ChannelName, form: Form) -> Result<(), Close> {
+        let (membership, _) = self.join(channel, form).await?;
+        let live_from = membership.go_live_now();
+        self.memberships.push(Joined { membership, form, live_from, is_own: true });
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! What every route shares. All of it is a handle; no state lives here that another process would need.
+
+use crate::{ApiError, socket::SocketContext};
+use metrics_exporter_prometheus::PrometheusHandle;
+use oneiro_core::{
+    auth::{AuthError, Claims, Verifier},
+    config::Config,
+    dreams::DreamStore,
+    jobs::Queues,
+    storage::Storage,
+};
+use poem::{FromRequest, Request, RequestBody, http::header, web::Data};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// What the routes share.
+pub struct AppState {
+    /// Settings in force.
+    pub config: Config,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Records.
+    pub dreams: DreamStore,
+    /// Jobs.
+    pub queues: Queues,
+    /// Originals and variants.
+    pub storage: Storage,
+    /// The Redis connection, for readiness.
+    pub redis: fred::clients::Client,
+    /// What `/metrics` renders.
+    pub metrics: Option<PrometheusHandle>,
+    /// The socket tier, where this process runs one, for readiness.
+    pub sockets: Option<Arc<SocketContext>>,
+    uploads: Semaphore,
+    is_draining: AtomicBool,
+}
+
+impl AppState {
+    /// Puts the handles together.
+    #[expect(clippy::too_many_arguments, reason = "each is a different handle, named at the one call")]
+    pub fn new(
+        config: Config,
+        verifier: Verifier,
+        dreams: DreamStore,
+        queues: Queues,
+        storage: Storage,
+        redis: fred::clients::Client,
+        metrics: Option<PrometheusHandle>,
+        sockets: Option<Arc<SocketContext>>,
+    ) -> Self {
+        let uploads = Semaphore::new(config.http.max_concurrent_uploads);
+        Self { config, verifier, dreams, queues, storage, redis, metrics, sockets, uploads, is_draining: AtomicBool::new(false) }
+    }
+
+    /// A place among the uploads of this process; a full house is a 503 rather than a queue in memory.
+    ///
+    /// # Errors
+    /// 503 with Retry-After.
+    pub(crate) fn admit_upload(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.uploads.try_acquire().map_err(|_| {
+            metrics::counter!("oneiro_uploads_refused_total", "reason" => "busy").increment(1);
+            ApiError::unavailable("too many uploads at once", Some(Duration::from_secs(1)))
+        })
+    }
+
+    /// Counts one storing call of this user, and refuses where there were too many in this minute.
+    ///
+    /// # Errors
+    /// 429 with Retry-After; 503 where Redis does not answer.
+    pub(crate) async fn count_call(&self, claims: &Claims) -> Result<(), ApiError> {
+        match self.dreams.count_call(&claims.user_id, self.config.uploads.rate_per_minute).await? {
+            None => Ok(()),
+            Some(wait) => Err(ApiError::rate_limited(wait)),
+        }
+    }
+
+    /// From now on readiness says no, so that a load balancer stops sending.
+    pub fn begin_draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+/// The verified bearer of a request. A handler that takes one cannot be reached without a token.
+pub(crate) struct Bearer(pub(crate) Claims);
+
+impl<'a> FromRequest<'a> for Bearer {
+    async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let state = Data::<&Arc<AppState>>::from_request(request, body).await?;
+        let header =
+            request.header(header::AUTHORIZATION).ok_or_else(|| ApiError::unauthorized(&AuthError::Missing))?;
+        let claims = state.verifier.verify(header).map_err(|error| ApiError::unauthorized(&error))?;
+        Ok(Self(claims))
+    }
+}

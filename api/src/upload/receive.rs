@@ -1,0 +1,280 @@
+//! Reading the form part by part. Originals are stored as they arrive; a refusal removes them again.
+
+use super::{body::LimitedBody, fields::FieldErrors};
+use crate::{ApiError, AppState, error::report};
+use bytes::{Bytes, BytesMut};
+use multer::{Field, Multipart};
+use oneiro_core::dreams::{DreamId, ImageId, Original};
+use poem::{Body, Request, http::header};
+use rand::RngCore;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One text field; the longest legitimate one is the content.
+const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
+/// All text fields of one form.
+const MAX_FORM_TEXT_BYTES: usize = 8 * 1024 * 1024;
+/// Parts of one form, files and texts.
+const MAX_PARTS: usize = 1000;
+/// Enough of a file's beginning to tell what it is.
+const SNIFF_BYTES: usize = 4096;
+
+/// A stored file of the form.
+#[derive(Debug)]
+pub(crate) struct ReceivedFile {
+    pub(crate) id: ImageId,
+    pub(crate) secret: String,
+    pub(crate) original: Original,
+}
+
+/// A form that was read to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Text fields by name.
+    pub(crate) texts: BTreeMap<String, String>,
+    /// Files by their number N in `imageFile_N`.
+    pub(crate) files: BTreeMap<u32, ReceivedFile>,
+}
+
+/// Reads the form of `request` and stores its files for `dream`. On a refusal nothing of it is kept.
+///
+/// # Errors
+/// 400, 413, 415, 503: see [`ApiError`]. The rest of the body has been read away by then, so that the client gets to see the answer.
+pub(crate) async fn receive(
+    state: &Arc<AppState>,
+    request: &Request,
+    body: Body,
+    dream: DreamId,
+) -> Result<Received, ApiError> {
+    let boundary = request
+        .header(header::CONTENT_TYPE)
+        .and_then(|value| multer::parse_boundary(value).ok())
+        .ok_or_else(ApiError::not_multipart)?;
+    let limit = state.config.uploads.max_body_bytes;
+    let announced = request.header(header::CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(ApiError::too_large(None, limit));
+    }
+    let body = LimitedBody::new(body, limit);
+    let mut form = Multipart::new(body.clone(), boundary);
+    let mut received = Received::default();
+    let outcome = read_parts(state, &mut form, &body, dream, &mut received).await;
+    drop(form);
+    match outcome {
+        Ok(()) => Ok(received),
+        Err(error) => {
+            discard(state, received);
+            body.drain().await;
+            Err(error)
+        }
+    }
+}
+
+/// Removes the stored files of a form that came to nothing. In the background: the client need not wait, and what resists is removed by
+/// the sweep, which knows the dream's id.
+pub(crate) fn discard(state: &Arc<AppState>, received: Received) {
+    if received.files.is_empty() {
+        return;
+    }
+    let storage = state.storage.clone();
+    tokio::spawn(async move {
+        for file in received.files.into_values() {
+            if let Err(error) = storage.delete(&file.original.key).await {
+                tracing::warn!(
+                    key = file.original.key,
+                    error = report(&error),
+                    "a refused upload stays until the sweep removes it"
+                );
+            }
+        }
+    });
+}
+
+async fn read_parts(
+    state: &Arc<AppState>,
+    form: &mut Multipart<'static>,
+    body: &LimitedBody,
+    dream: DreamId,
+    received: &mut Received,
+) -> Result<(), ApiError> {
+    let mut text_bytes = 0;
+    let mut errors = FieldErrors::default();
+    for _ in 0..MAX_PARTS {
+        body.note_progress();
+        let Some(field) = form.next_field().await.map_err(|error| broken(state, body, &error))? else {
+            return errors.into_result();
+        };
+        let Some(name) = field.name().map(str::to_owned).filter(|name| !name.is_empty()) else {
+            return Err(ApiError::malformed("a part of the form has no name"));
+        };
+        match name.strip_prefix("imageFile_") {
+            Some(number) => {
+                let Some(number) = parse_number(number) else {
+                    errors.add(&printable(&name), "must end in a number from 0 to 999999");
+                    return errors.into_result();
+                };
+                if field.file_name().is_none() && field.content_type().is_none() {
+                    errors.add(&name, "must be a file, not a text");
+                    return errors.into_result();
+                }
+                if received.files.contains_key(&number) {
+                    errors.add(&name, "is given twice");
+                    return errors.into_result();
+                }
+                if received.files.len() >= state.config.uploads.max_images {
+                    errors.add(
+                        &name,
+                        &format!("is one image too many: a dream has at most {}", state.config.uploads.max_images),
+                    );
+                    return errors.into_result();
+                }
+                let file = store_file(state, field, body, dream, &name).await?;
+                received.files.insert(number, file);
+            }
+            None => {
+                let text = read_text(state, field, body, &name).await?;
+                text_bytes += text.len();
+                if text_bytes > MAX_FORM_TEXT_BYTES {
+                    return Err(ApiError::too_large(Some(&printable(&name)), MAX_FORM_TEXT_BYTES as u64));
+                }
+                match String::from_utf8(text) {
+                    Ok(text) => drop(received.texts.insert(name, text)),
+                    Err(_) => errors.add(&printable(&name), "is not UTF-8 text"),
+                }
+            }
+        }
+    }
+    Err(ApiError::malformed(format!("the form has more than {MAX_PARTS} parts")))
+}
+
+async fn read_text(
+    state: &Arc<AppState>,
+    mut field: Field<'static>,
+    body: &LimitedBody,
+    name: &str,
+) -> Result<Vec<u8>, ApiError> {
+    let mut text = Vec::new();
+    while let Some(bytes) = field.chunk().await.map_err(|error| broken(state, body, &error))? {
+        body.note_progress();
+        if text.len() + bytes.len() > MAX_TEXT_BYTES {
+            return Err(ApiError::too_large(Some(&printable(name)), MAX_TEXT_BYTES as u64));
+        }
+        text.extend_from_slice(&bytes);
+    }
+    Ok(text)
+}
+
+async fn store_file(
+    state: &Arc<AppState>,
+    mut field: Field<'static>,
+    body: &LimitedBody,
+    dream: DreamId,
+    name: &str,
+) -> Result<ReceivedFile, ApiError> {
+    let limit = state.config.uploads.max_file_bytes;
+    let head = read_head(state, &mut field, body).await?;
+    if head.is_empty() {
+        return FieldErrors::one(name, "is an empty file");
+    }
+    let content_type = sniff(&head).map_err(|found| ApiError::unsupported_media(name, found))?;
+    let id = state.dreams.next_image_id().await?;
+    let secret = random_secret();
+    let key = format!("originals/{dream}/{id}-{secret}");
+    let mut upload = state.storage.upload(&key, content_type)?;
+    let mut bytes = head.len() as u64;
+    let mut next = Some(head);
+    let outcome = loop {
+        let Some(chunk) = next.take() else { break Ok(()) };
+        if bytes > limit {
+            break Err(ApiError::too_large(Some(name), limit));
+        }
+        if let Err(error) = upload.write(chunk).await {
+            break Err(error.into());
+        }
+        match field.chunk().await {
+            Ok(chunk) => {
+                body.note_progress();
+                bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                next = chunk;
+            }
+            Err(error) => break Err(broken(state, body, &error)),
+        }
+    };
+    match outcome {
+        Ok(()) => {
+            upload.finish().await?;
+            metrics::histogram!("oneiro_upload_bytes").record(bytes as f64);
+            Ok(ReceivedFile { id, secret, original: Original { key, bytes, content_type: content_type.to_owned() } })
+        }
+        Err(error) => {
+            upload.abort().await;
+            Err(error)
+        }
+    }
+}
+
+/// The beginning of a file: chunks until there is enough to sniff, or all of a shorter file.
+async fn read_head(state: &Arc<AppState>, field: &mut Field<'static>, body: &LimitedBody) -> Result<Bytes, ApiError> {
+    let mut head = BytesMut::new();
+    while head.len() < SNIFF_BYTES {
+        let Some(chunk) = field.chunk().await.map_err(|error| broken(state, body, &error))? else { break };
+        body.note_progress();
+        head.extend_from_slice(&chunk);
+    }
+    Ok(head.freeze())
+}
+
+/// The media type by the first bytes, never by name or declaration. The error is what it is instead, where that can be told.
+fn sniff(head: &[u8]) -> Result<&'static str, Option<&'static str>> {
+    match infer::get(head).map(|kind| kind.mime_type()) {
+        Some(kind @ ("image/jpeg" | "image/png" | "image/webp" | "image/gif" | "image/bmp")) => Ok(kind),
+        found => Err(found),
+    }
+}
+
+/// 128 random bits: image ids can be counted, URLs must not be guessable.
+fn random_secret() -> String {
+    let mut bytes = [0u8; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_number(text: &str) -> Option<u32> {
+    let canonical = (1..=6).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if canonical { text.parse().ok() } else { None }
+}
+
+/// A field's name as sent may hold anything; what we repeat of it is short and visible.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn broken(state: &Arc<AppState>, body: &LimitedBody, error: &multer::Error) -> ApiError {
+    if body.is_too_large() {
+        return ApiError::too_large(None, state.config.uploads.max_body_bytes);
+    }
+    ApiError::malformed(format!("the form cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_canonical() {
+        assert_eq!(parse_number("0"), Some(0));
+        assert_eq!(parse_number("10"), Some(10));
+        for bad in ["", "01", "-1", "1a", "1000000", "１"] {
+            assert_eq!(parse_number(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn types_are_told_by_bytes() {
+        assert_eq!(sniff(b"\xff\xd8\xff\xe0\0\x10JFIF"), Ok("image/jpeg"));
+        assert_eq!(sniff(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Ok("image/png"));
+        assert_eq!(sniff(b"%PDF-1.7"), Err(Some("application/pdf")));
+        assert_eq!(sniff(b"no image at all"), Err(None));
+    }
+}

@@ -1,0 +1,10 @@
+//! The socket tier over real TCP on a real Redis.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+#[path = "../../../shared/events/tests/support/redis.rs"]
+mod redis;
+
+mod client;
+mod dream;
+mod frames;
+mod node;

@@ -1,0 +1,97 @@
+//! One socket process, in the test's own process.
+
+use crate::{client::Client, redis::Redis};
+use oneiro_api::socket::{Deps, SocketContext, routes};
+use oneiro_core::{
+    auth::{UserId, Verifier, mint},
+    clock,
+    config::{Config, RealtimeSettings, Role, Secret},
+    dreams::{Change, Dream, DreamId, DreamStore, NewText},
+    storage::Storage,
+};
+use oneiro_events::{Broker, BrokerOptions};
+use poem::listener::TcpAcceptor;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+pub(crate) const SECRET: &str = "a secret that is long enough for tests";
+
+pub(crate) struct Node {
+    pub(crate) addr: SocketAddr,
+    pub(crate) ctx: Arc<SocketContext>,
+    pub(crate) broker: Broker,
+    pub(crate) dreams: DreamStore,
+    server: tokio::task::JoinHandle<()>,
+}
+
+/// Settings under which nothing is limited that a test does not ask for.
+pub(crate) fn settings() -> RealtimeSettings {
+    RealtimeSettings {
+        handshakes_per_second_per_address: 0,
+        handshakes_per_second_per_user: 0,
+        connections_per_user: 0,
+        messages_per_second: 0,
+        ..RealtimeSettings::default()
+    }
+}
+
+pub(crate) async fn node(redis: &Redis) -> Node {
+    Node::start(redis, settings()).await
+}
+
+impl Node {
+    pub(crate) async fn start(redis: &Redis, settings: RealtimeSettings) -> Self {
+        assert_eq!(settings.mistakes(), Vec::<String>::new());
+        let env = BTreeMap::from([("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let config = Config::from_layers(Role::Ws, None, &env).unwrap();
+        let client = redis.client().await;
+        let broker = Broker::new(client.clone(), BrokerOptions::default());
+        let storage = Storage::open(&config.storage).unwrap();
+        let dreams = DreamStore::new(broker.clone(), client, storage, "oneiro", &config.dreams);
+        let ctx = SocketContext::start(Deps {
+            broker: broker.clone(),
+            subscriber: redis.subscriber().await,
+            verifier: Verifier::new(&config.auth).unwrap(),
+            dreams: dreams.clone(),
+            settings,
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = routes(&ctx);
+        let server = tokio::spawn(async move {
+            poem::Server::new_with_acceptor(TcpAcceptor::from_tokio(listener).unwrap()).run(app).await.unwrap();
+        });
+        Self { addr, ctx, broker, dreams, server }
+    }
+
+    /// A dream of this user, without images.
+    pub(crate) async fn dream(&self, owner: u64) -> DreamId {
+        let id = self.dreams.begin().await.unwrap();
+        let text = NewText { title: "t".into(), ..NewText::default() };
+        let dream = Dream::new(id, UserId::from(owner), text, vec![], clock::naive_local(), clock::unix_seconds());
+        self.dreams.create(&dream).await.unwrap();
+        id
+    }
+
+    /// Publishes the dream's next event; its version.
+    pub(crate) async fn announce(&self, id: DreamId) -> u64 {
+        self.dreams.change(id, |_| Change::Announce(())).await.unwrap().0.version
+    }
+
+    pub(crate) async fn connect(&self, path: &str) -> Client {
+        Client::connect(self.addr, path, &[]).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+pub(crate) fn token(user: u64) -> String {
+    token_for(user, "", Duration::from_secs(3_600))
+}
+
+pub(crate) fn token_for(user: u64, scopes: &str, ttl: Duration) -> String {
+    mint(&Secret::new(SECRET), &UserId::from(user), Some(&format!("name{user}")), scopes, ttl).unwrap()
+}
