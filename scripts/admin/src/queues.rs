@@ -1,0 +1,176 @@
+//! `oneiro queues` and `oneiro workers`.
+
+use crate::{
+    cli::{QueuesArgs, QueuesCommand, WorkersArgs, WorkersCommand},
+    show,
+};
+use anyhow::{Context, bail};
+use apalis_fred::{Queue, QueueName, list_queues};
+use oneiro_core::{config::Config, jobs::Queues, redis};
+use std::time::{Duration, SystemTime};
+
+/// How long a ping waits for its answer.
+const PING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Every queue that was ever used, the configured ones first.
+pub(crate) async fn open(config: &Config) -> anyhow::Result<Vec<Queue>> {
+    let client = redis::connect(&config.redis).await?;
+    let options = Queues::options(&config.queues);
+    let mut names: Vec<QueueName> =
+        Queues::new(client.clone(), &config.queues).all().iter().map(|queue| queue.name().clone()).collect();
+    for name in list_queues(&client, &options.key_prefix).await? {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names.into_iter().map(|name| Queue::with_options(client.clone(), name, options.clone())).collect())
+}
+
+/// One queue by name; a name that was never used is an error, not an empty queue.
+pub(crate) async fn open_named(name: &str, config: &Config) -> anyhow::Result<Queue> {
+    let queues = open(config).await?;
+    let names = queues.iter().map(|queue| queue.name().to_string()).collect::<Vec<_>>().join(", ");
+    queues
+        .into_iter()
+        .find(|queue| queue.name().as_str() == name)
+        .with_context(|| format!("there is no queue `{name}`; there are {names}"))
+}
+
+pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> anyhow::Result<()> {
+    match args.command {
+        Some(QueuesCommand::Pause { name }) => {
+            open_named(&name, config).await?.pause().await?;
+            show::text(&format!("queue {name} is paused; `oneiro queues resume {name}` lets it go on"));
+            return Ok(());
+        }
+        Some(QueuesCommand::Resume { name }) => {
+            open_named(&name, config).await?.resume().await?;
+            show::text(&format!("queue {name} goes on"));
+            return Ok(());
+        }
+        None => {}
+    }
+    let mut all = Vec::new();
+    for queue in open(config).await? {
+        let stats = queue.stats().await?;
+        all.push((queue.name().to_string(), stats));
+    }
+    if json {
+        let all: Vec<serde_json::Value> = all
+            .iter()
+            .map(|(name, stats)| {
+                let mut value = serde_json::to_value(stats)?;
+                value["name"] = name.as_str().into();
+                Ok(value)
+            })
+            .collect::<serde_json::Result<_>>()?;
+        return show::json(&all);
+    }
+    let rows = all
+        .into_iter()
+        .map(|(name, s)| {
+            let counts = [s.scheduled, s.available, s.running, s.retryable, s.completed, s.cancelled, s.dead];
+            let mut row = vec![name];
+            row.extend(counts.iter().map(u64::to_string));
+            row.push(s.oldest_available_age.map(show::span).unwrap_or_default());
+            row.push(s.workers.to_string());
+            row.push(if s.is_paused { "paused".to_owned() } else { "open".to_owned() });
+            row
+        })
+        .collect();
+    let headers = [
+        "queue",
+        "scheduled",
+        "available",
+        "running",
+        "retryable",
+        "completed",
+        "cancelled",
+        "dead",
+        "longest wait",
+        "workers",
+        "is",
+    ];
+    show::table(&headers, rows, "no queues");
+    Ok(())
+}
+
+pub(crate) async fn workers(args: WorkersArgs, config: &Config, json: bool) -> anyhow::Result<()> {
+    if let Some(command) = args.command {
+        return tell(command, config).await;
+    }
+    let mut all = Vec::new();
+    for queue in open(config).await? {
+        all.extend(queue.workers().await?.into_iter().map(|worker| (queue.name().to_string(), worker)));
+    }
+    if json {
+        let all: Vec<serde_json::Value> = all
+            .iter()
+            .map(|(queue, worker)| {
+                let mut value = serde_json::to_value(worker)?;
+                value["queue"] = queue.as_str().into();
+                Ok(value)
+            })
+            .collect::<serde_json::Result<_>>()?;
+        return show::json(&all);
+    }
+    let rows = all
+        .into_iter()
+        .map(|(queue, w)| {
+            let time = |ms: u64| show::ago(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+            let is = if w.is_late {
+                "late"
+            } else if w.is_quiet {
+                "quiet"
+            } else {
+                "working"
+            };
+            vec![
+                queue,
+                w.number.to_string(),
+                w.name,
+                w.host,
+                w.pid.to_string(),
+                w.kind,
+                format!("{}/{}", w.running, w.concurrency),
+                time(w.started_at_ms),
+                time(w.beat_at_ms),
+                is.to_owned(),
+            ]
+        })
+        .collect();
+    let headers = ["queue", "number", "name", "host", "pid", "kind", "running", "started", "last sign of life", "is"];
+    show::table(&headers, rows, "no workers; start one with `worker`, or `scripts/up`");
+    Ok(())
+}
+
+async fn tell(command: WorkersCommand, config: &Config) -> anyhow::Result<()> {
+    let (WorkersCommand::Quiet(args)
+    | WorkersCommand::Wake(args)
+    | WorkersCommand::Stop(args)
+    | WorkersCommand::Ping(args)) = &command;
+    let queue = open_named(&args.queue, config).await?;
+    let number = args.number;
+    if !queue.workers().await?.iter().any(|worker| worker.number == number) {
+        bail!("queue {} has no worker {number}; `oneiro workers` lists them", args.queue);
+    }
+    match command {
+        WorkersCommand::Quiet(_) => {
+            queue.quiet_worker(number).await?;
+            show::text("told to take no new jobs");
+        }
+        WorkersCommand::Wake(_) => {
+            queue.wake_worker(number).await?;
+            show::text("told to take jobs again");
+        }
+        WorkersCommand::Stop(_) => {
+            queue.stop_worker(number).await?;
+            show::text("told to finish and stop");
+        }
+        WorkersCommand::Ping(_) => match queue.ping_worker(number, PING_PATIENCE).await? {
+            Some(time) => show::text(&format!("answered after {}", show::span(time))),
+            None => bail!("no answer within {}", show::span(PING_PATIENCE)),
+        },
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Printing: tables for people, JSON for programs.
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde::Serialize;
+use std::{
+    io::Write,
+    time::{Duration, SystemTime},
+};
+
+/// Prints a line. A reader that went away (`| head`) ends the program quietly, as every Unix tool does.
+pub(crate) fn text(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints one value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    text(&serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints a table, or `empty` where it has no rows.
+pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>, empty: &str) {
+    if rows.is_empty() {
+        return text(empty);
+    }
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled).set_header(headers);
+    table.add_rows(rows);
+    text(&table.to_string());
+}
+
+/// `3m 20s ago`, in at most two units.
+pub(crate) fn ago(time: SystemTime) -> String {
+    match SystemTime::now().duration_since(time) {
+        Ok(age) => format!("{} ago", span(age)),
+        Err(ahead) => format!("in {}", span(ahead.duration())),
+    }
+}
+
+/// A duration in at most two units.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// A text cut for a table's cell; what is cut is shown by `jobs show` and by `--json`.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= most {
+        line.to_owned()
+    } else {
+        line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_at_most_two_units() {
+        for (seconds, shown) in [(0, "0 ms"), (59, "59s"), (61, "1m 1s"), (3600, "1h 0m"), (90_000, "1d 1h")] {
+            assert_eq!(span(Duration::from_secs(seconds)), shown);
+        }
+    }
+
+    #[test]
+    fn cells_are_cut_by_characters() {
+        assert_eq!(cut("梦境标题", 3), "梦境…");
+        assert_eq!(cut("a\nb", 9), "a");
+    }
+}
