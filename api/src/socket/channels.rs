@@ -27,7 +27,9 @@ pub(crate) const SHARED: [&str; 4] = ["notifications", "alerts", "orders", "mate
 /// The channel of one user. Ids that a channel name cannot hold are written in hexadecimal behind `x-`.
 pub(crate) fn user_channel(user: &UserId) -> ChannelName {
     let plain = format!("user_{user}");
-    if !user.as_str().starts_with("x-") && let Ok(channel) = plain.parse() {
+    if !user.as_str().starts_with("x-")
+        && let Ok(channel) = plain.parse()
+    {
         return channel;
     }
     let mut hex: String = user.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -120,7 +122,9 @@ impl Session {
     async fn on_subscribe(&mut self, message: &Fields<'_>) -> Result<(), Close> {
         let Some(names) = self.names(message) else { return Ok(()) };
         if message.text("mode").as_deref() == Some("replace") {
-            self.memberships.retain(|joined| joined.is_own || names.iter().any(|name| name == joined.membership.channel().as_str()));
+            self.memberships.retain(|joined| {
+                joined.is_own || names.iter().any(|name| name == joined.membership.channel().as_str())
+            });
             self.muted = [Kind::Notification, Kind::Order, Kind::Material].to_vec();
         }
         let mut granted = Vec::with_capacity(names.len());
@@ -163,7 +167,10 @@ impl Session {
     }
 
     /// Grants or refuses one name; a channel that is new to the connection is joined, held.
-    async fn subscribe(&mut self, name: &str) -> Result<Result<Option<(Membership, Form, Position)>, &'static str>, Close> {
+    async fn subscribe(
+        &mut self,
+        name: &str,
+    ) -> Result<Result<Option<(Membership, Form, Position)>, &'static str>, Close> {
         let kind = if self.dialect == Dialect::Notifications { kind_named(name) } else { None };
         if let Some(kind) = kind {
             self.muted.retain(|muted| *muted != kind);
@@ -252,8 +259,10 @@ impl Session {
             return self.send_snapshot_of(&channel).await;
         };
         // What live delivery has sent already is not sent again.
-        let missed: Vec<_> =
-            missed.into_iter().filter(|p| p.position.as_ref().is_some_and(|position| position.offset <= live_from.offset)).collect();
+        let missed: Vec<_> = missed
+            .into_iter()
+            .filter(|p| p.position.as_ref().is_some_and(|position| position.offset <= live_from.offset))
+            .collect();
         self.send_resumed(&channel, &live_from, missed.len() as u64);
         self.send_publications(&missed, self.encoding(form), |_| true);
         if since.offset < live_from.offset {
@@ -267,7 +276,11 @@ impl Session {
         let by = |wanted: &dyn Fn(&Joined) -> bool| self.memberships.iter().position(wanted);
         match name {
             Some(name) => by(&|joined| joined.membership.channel().as_str() == name),
-            None => by(&|joined| joined.live_from.epoch == since.epoch).or(if self.memberships.is_empty() { None } else { Some(0) }),
+            None => by(&|joined| joined.live_from.epoch == since.epoch).or(if self.memberships.is_empty() {
+                None
+            } else {
+                Some(0)
+            }),
         }
     }
 
@@ -306,7 +319,11 @@ impl Session {
     }
 
     /// Everything after `since` and where it ends; `None` where some of it is lost.
-    async fn history(&self, channel: &ChannelName, since: &Position) -> Result<Option<(Vec<oneiro_events::Publication>, Position)>, Close> {
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        since: &Position,
+    ) -> Result<Option<(Vec<oneiro_events::Publication>, Position)>, Close> {
         let mut all: Vec<oneiro_events::Publication> = Vec::new();
         let mut from = since.clone();
         loop {
@@ -366,7 +383,8 @@ impl Session {
         }
         let limit = message.get::<u64>("limit").unwrap_or(MAX_HISTORY).clamp(1, MAX_HISTORY);
         let history = self.ctx.broker.history(&channel, None, limit).await.map_err(|error| unavailable(&error))?;
-        let known = self.memberships.iter().find(|joined| *joined.membership.channel() == channel).map(|joined| joined.form);
+        let known =
+            self.memberships.iter().find(|joined| *joined.membership.channel() == channel).map(|joined| joined.form);
         let form = known.unwrap_or_else(|| form_of(&channel, self.dream_form()));
         let encoding = Encoding { form, with_position: false, with_progress: self.options.with_progress };
         let events: Vec<String> = history
@@ -395,7 +413,10 @@ impl Session {
 fn since_of(message: &Fields<'_>, channel: &ChannelName) -> Option<Position> {
     let since = message.object("since")?;
     let since = since.object(channel.as_str()).unwrap_or(since);
-    Some(Position { epoch: Epoch::parse(&since.text("epoch")?)?, offset: since.get("offset").or_else(|| since.get("seq"))? })
+    Some(Position {
+        epoch: Epoch::parse(&since.text("epoch")?)?,
+        offset: since.get("offset").or_else(|| since.get("seq"))?,
+    })
 }
 
 #[cfg(test)]
@@ -414,10 +435,16 @@ mod tests {
     #[test]
     fn since_is_read_for_one_channel_and_for_many() {
         let channel: ChannelName = "post_1".parse().unwrap();
-        let read = |json: &str| since_of(&Fields::parse(json.as_bytes()).unwrap(), &channel).map(|position| position.to_string());
+        let read = |json: &str| {
+            since_of(&Fields::parse(json.as_bytes()).unwrap(), &channel).map(|position| position.to_string())
+        };
         assert_eq!(read(r#"{"since":{"epoch":"ab","offset":3}}"#).as_deref(), Some("ab:3"));
-        assert_eq!(read(r#"{"since":{"post_1":{"epoch":"ab","offset":4},"post_2":{"epoch":"cd","offset":9}}}"#).as_deref(), Some("ab:4"));
-        for bad in [r#"{}"#, r#"{"since":3}"#, r#"{"since":{"epoch":"a b","offset":3}}"#, r#"{"since":{"epoch":"ab"}}"#] {
+        assert_eq!(
+            read(r#"{"since":{"post_1":{"epoch":"ab","offset":4},"post_2":{"epoch":"cd","offset":9}}}"#).as_deref(),
+            Some("ab:4")
+        );
+        for bad in [r#"{}"#, r#"{"since":3}"#, r#"{"since":{"epoch":"a b","offset":3}}"#, r#"{"since":{"epoch":"ab"}}"#]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

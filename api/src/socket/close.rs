@@ -71,7 +71,8 @@ mod tests {
             Close::SLOW,
             Close::RATE_LIMIT,
         ];
-        let codes: Vec<u64> = table["codes"].as_array().unwrap().iter().map(|row| row["code"].as_u64().unwrap()).collect();
+        let codes: Vec<u64> =
+            table["codes"].as_array().unwrap().iter().map(|row| row["code"].as_u64().unwrap()).collect();
         assert_eq!(codes, all.iter().map(|close| u64::from(close.code)).collect::<Vec<_>>());
     }
 }

@@ -42,7 +42,9 @@ impl Session {
         let dream = dream.ok_or_else(|| rejected("forbidden", Close::FORBIDDEN))?;
         self.send_hello(id);
         let since = match self.options.resume.take() {
-            Some(since) => self.resume(membership.channel(), since, self.encoding(form), Some((&dream, &position))).await?,
+            Some(since) => {
+                self.resume(membership.channel(), since, self.encoding(form), Some((&dream, &position))).await?
+            }
             None => {
                 self.send_update(&dream, Some(&position));
                 position
@@ -84,8 +86,11 @@ impl Session {
     pub(crate) fn send_update(&self, dream: &Dream, position: Option<&Position>) {
         let update = self.ctx.dreams.latest_update(dream);
         let payload = serde_json::to_vec(&update).expect("an event has only strings as map keys");
-        let publication =
-            Publication { channel: dream.id.channel(), position: position.filter(|p| p.offset > 0).cloned(), payload: Bytes::from(payload) };
+        let publication = Publication {
+            channel: dream.id.channel(),
+            position: position.filter(|p| p.offset > 0).cloned(),
+            payload: Bytes::from(payload),
+        };
         if let Some(frame) = Parsed::new(&publication).encode(self.encoding(self.dream_form())) {
             self.conn.outbox.push(frame);
         }

@@ -137,7 +137,8 @@ impl<'a> Parsed<'a> {
             return None;
         }
         let id = fields.id("dream_id")?;
-        let key = if is_progress { key(&[&self.r#type, &id, &fields.id("image_id")?]) } else { key(&[&self.r#type, &id]) };
+        let key =
+            if is_progress { key(&[&self.r#type, &id, &fields.id("image_id")?]) } else { key(&[&self.r#type, &id]) };
         let wanted = dream_id(&id, encoding.form == Form::DreamString);
         let needs_message = !is_progress && fields.raw("message").is_none();
         if !needs_message && fields.raw("dream_id")?.get() == wanted {
@@ -232,7 +233,14 @@ mod tests {
 
     #[test]
     fn nonsense_on_a_dream_channel_reaches_nobody() {
-        for payload in ["", "[]", "{}", r#"{"type":"alert"}"#, r#"{"type":"image_update"}"#, r#"{"type":"image_update","dream_id":{}}"#] {
+        for payload in [
+            "",
+            "[]",
+            "{}",
+            r#"{"type":"alert"}"#,
+            r#"{"type":"image_update"}"#,
+            r#"{"type":"image_update","dream_id":{}}"#,
+        ] {
             assert_eq!(encode(payload, Form::DreamNumber, false, true), None, "{payload}");
         }
     }
@@ -241,7 +249,9 @@ mod tests {
     fn updates_of_one_dream_supersede_each_other() {
         let frame = |payload: &str| {
             let publication = publication(payload, None);
-            Parsed::new(&publication).encode(Encoding { form: Form::DreamNumber, with_position: false, with_progress: true }).unwrap()
+            Parsed::new(&publication)
+                .encode(Encoding { form: Form::DreamNumber, with_position: false, with_progress: true })
+                .unwrap()
         };
         let other = UPDATE.replace("123", "124");
         assert_eq!(frame(UPDATE).state_key, frame(&UPDATE.replace("processing", "completed")).state_key);

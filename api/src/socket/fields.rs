@@ -167,7 +167,10 @@ mod tests {
     #[test]
     fn ids_are_read_in_both_forms() {
         let fields = Fields::parse(br#"{"a":123,"b":"123","c":1.5,"d":-1,"e":null}"#).unwrap();
-        assert_eq!(["a", "b", "c", "d", "e"].map(|key| fields.id(key)), [Some("123".into()), Some("123".into()), None, None, None]);
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(|key| fields.id(key)),
+            [Some("123".into()), Some("123".into()), None, None, None]
+        );
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl Decoder {
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, Violation> {
         loop {
             let header = self.header()?;
-            let Some(header) = header.filter(|header| self.buffer.len() - self.taken >= header.start + header.len) else {
+            let Some(header) = header.filter(|header| self.buffer.len() - self.taken >= header.start + header.len)
+            else {
                 if self.taken == self.buffer.len() {
                     // Not `clear`: an idle connection keeps no buffer.
                     self.buffer = Vec::new();
@@ -161,12 +162,17 @@ impl Decoder {
                 if message.fragments > MAX_FRAGMENTS {
                     return Err(Violation { code: 1008, reason: "too many fragments" });
                 }
-                if message.text.is_empty() { message.text = payload } else { message.text.extend_from_slice(&payload) }
+                if message.text.is_empty() {
+                    message.text = payload;
+                } else {
+                    message.text.extend_from_slice(&payload);
+                }
                 if !header.is_final {
                     self.message = Some(message);
                     return Ok(None);
                 }
-                let text = String::from_utf8(message.text).map_err(|_| Violation { code: 1007, reason: "invalid utf-8" })?;
+                let text =
+                    String::from_utf8(message.text).map_err(|_| Violation { code: 1007, reason: "invalid utf-8" })?;
                 Ok(Some(Incoming::Text(text)))
             }
         }

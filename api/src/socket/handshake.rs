@@ -86,12 +86,18 @@ fn token(request: &Request, query: &str, settings: &RealtimeSettings) -> Option<
 fn address(request: &Request, trusted_proxies: usize) -> String {
     if trusted_proxies > 0 {
         let forwarded = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let hops: Vec<&str> = forwarded.flat_map(|line| line.split(',')).map(str::trim).filter(|hop| !hop.is_empty()).collect();
-        if let Some(hop) = hops.len().checked_sub(trusted_proxies).or(hops.len().checked_sub(1).map(|_| 0)).and_then(|at| hops.get(at)) {
+        let hops: Vec<&str> =
+            forwarded.flat_map(|line| line.split(',')).map(str::trim).filter(|hop| !hop.is_empty()).collect();
+        if let Some(hop) =
+            hops.len().checked_sub(trusted_proxies).or(hops.len().checked_sub(1).map(|_| 0)).and_then(|at| hops.get(at))
+        {
             return hop.chars().take(64).collect();
         }
     }
-    request.remote_addr().as_socket_addr().map_or_else(|| request.remote_addr().to_string(), |addr| addr.ip().to_string())
+    request
+        .remote_addr()
+        .as_socket_addr()
+        .map_or_else(|| request.remote_addr().to_string(), |addr| addr.ip().to_string())
 }
 
 /// Whether a page of this origin may connect. A request without an Origin does not come from a browser's page.
@@ -100,7 +106,8 @@ pub(crate) fn is_origin_allowed(request: &Request, settings: &RealtimeSettings, 
         // A cookie travels by itself, so a page must prove where it is from; only browsers send cookies unasked.
         return true;
     };
-    let is_listed = settings.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin));
+    let is_listed =
+        settings.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin));
     if is_listed {
         // `*` lists nobody in particular, which is not enough for a credential that the page never saw.
         let by_name = settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
@@ -118,28 +125,34 @@ fn is_same_host(request: &Request, origin: &str) -> bool {
 }
 
 /// The key of an upgrade request, or the response that refuses it.
-pub(crate) fn upgrade_key(request: &Request) -> Result<String, Response> {
+pub(crate) fn upgrade_key(request: &Request) -> Result<String, Box<Response>> {
     let has_token = |name: header::HeaderName, word: &str| {
         let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case(word))
     };
     let refuse = |status: StatusCode, why: &str| {
         let response = Response::builder().status(status).header(header::SEC_WEBSOCKET_VERSION, "13");
-        let upgrade = if status == StatusCode::UPGRADE_REQUIRED { response.header(header::UPGRADE, "websocket") } else { response };
-        upgrade.content_type("application/json").body(serde_json::json!({ "code": "bad_handshake", "detail": why }).to_string())
+        let upgrade = if status == StatusCode::UPGRADE_REQUIRED {
+            response.header(header::UPGRADE, "websocket")
+        } else {
+            response
+        };
+        upgrade
+            .content_type("application/json")
+            .body(serde_json::json!({ "code": "bad_handshake", "detail": why }).to_string())
     };
     if request.method() != Method::GET {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"));
+        return Err(Box::new(refuse(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET")));
     }
     if !has_token(header::UPGRADE, "websocket") || !has_token(header::CONNECTION, "upgrade") {
-        return Err(refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks WebSocket; send Upgrade: websocket"));
+        return Err(Box::new(refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks WebSocket; send Upgrade: websocket")));
     }
     if request.header(header::SEC_WEBSOCKET_VERSION).map(str::trim) != Some("13") {
-        return Err(refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the protocol is spoken"));
+        return Err(Box::new(refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the protocol is spoken")));
     }
     let key = request.header(header::SEC_WEBSOCKET_KEY).map(str::trim).unwrap_or_default();
     if !BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
-        return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in Base64"));
+        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in Base64")));
     }
     Ok(key.to_owned())
 }
@@ -167,7 +180,10 @@ mod tests {
     use super::*;
 
     fn request(headers: &[(&str, &str)], uri: &str) -> Request {
-        headers.iter().fold(Request::builder().uri_str(uri), |builder, (name, value)| builder.header(*name, *value)).finish()
+        headers
+            .iter()
+            .fold(Request::builder().uri_str(uri), |builder, (name, value)| builder.header(*name, *value))
+            .finish()
     }
 
     #[test]
@@ -179,7 +195,8 @@ mod tests {
     #[test]
     fn tokens_are_found_in_order() {
         let settings = RealtimeSettings::default();
-        let all = [("authorization", "Bearer h"), ("sec-websocket-protocol", "bearer, s"), ("cookie", "a=b; access_token=c")];
+        let all =
+            [("authorization", "Bearer h"), ("sec-websocket-protocol", "bearer, s"), ("cookie", "a=b; access_token=c")];
         let found = |headers: &[(&str, &str)], uri: &str| Caller::of(&request(headers, uri), &settings).token;
         assert_eq!(found(&all, "/?token=q"), Some(("Bearer h".into(), Source::Header)));
         assert_eq!(found(&all[1..], "/?token=q"), Some(("s".into(), Source::Subprotocol)));
@@ -191,7 +208,8 @@ mod tests {
     #[test]
     fn origins_are_held_against_the_list_and_cookies_need_one() {
         let open = RealtimeSettings::default();
-        let listed = RealtimeSettings { allowed_origins: vec!["https://app.example".into()], ..RealtimeSettings::default() };
+        let listed =
+            RealtimeSettings { allowed_origins: vec!["https://app.example".into()], ..RealtimeSettings::default() };
         let any = RealtimeSettings { allowed_origins: vec!["*".into()], ..RealtimeSettings::default() };
         let from = |origin: &str| request(&[("origin", origin), ("host", "api.example")], "/");
         let query = Some(Source::Query);
@@ -226,7 +244,8 @@ mod tests {
         ];
         assert!(upgrade_key(&request(&good, "/")).is_ok());
         for missing in 0..good.len() {
-            let headers: Vec<_> = good.iter().enumerate().filter(|(n, _)| *n != missing).map(|(_, header)| *header).collect();
+            let headers: Vec<_> =
+                good.iter().enumerate().filter(|(n, _)| *n != missing).map(|(_, header)| *header).collect();
             assert!(upgrade_key(&request(&headers, "/")).is_err());
         }
         let short = [good[0], good[1], good[2], ("sec-websocket-key", "c2hvcnQ=")];

@@ -102,7 +102,13 @@ impl Topic {
                     }
                     let parsed = Parsed::new(publication);
                     let (kind, author) = (parsed.kind(), parsed.author());
-                    prepared.push(Prepared { publication, parsed, kind, author, frames: [const { None }; Encoding::VARIANTS] });
+                    prepared.push(Prepared {
+                        publication,
+                        parsed,
+                        kind,
+                        author,
+                        frames: [const { None }; Encoding::VARIANTS],
+                    });
                 }
                 Event::Gap(gap) => {
                     state.last = gap.to.clone();
@@ -128,7 +134,11 @@ impl Prepared<'_> {
             None => false,
         };
         let is_held = member.skip_until == HELD && self.publication.position.is_some();
-        if is_sent_already || is_held || !member.conn.hears(self.kind) || self.author.as_deref() == Some(member.user.as_str()) {
+        if is_sent_already
+            || is_held
+            || !member.conn.hears(self.kind)
+            || self.author.as_deref() == Some(member.user.as_str())
+        {
             return None;
         }
         let slot = &mut self.frames[member.encoding.index()];
@@ -232,7 +242,8 @@ impl Membership {
         if state.last.epoch == sent.epoch && state.last.offset > sent.offset {
             return false;
         }
-        let skip_until = if state.last.epoch == sent.epoch || state.last == Position::origin() { sent.offset } else { 0 };
+        let skip_until =
+            if state.last.epoch == sent.epoch || state.last == Position::origin() { sent.offset } else { 0 };
         if let Some(member) = state.members.iter_mut().find(|member| Arc::ptr_eq(&member.conn, &self.conn)) {
             member.skip_until = skip_until;
         }

@@ -132,16 +132,26 @@ impl Session {
         Ok(())
     }
 
-    async fn deliver_missed(&self, channel: &ChannelName, encoding: super::encode::Encoding) -> Result<Position, Close> {
+    async fn deliver_missed(
+        &self,
+        channel: &ChannelName,
+        encoding: super::encode::Encoding,
+    ) -> Result<Position, Close> {
         let broker = &self.ctx.broker;
         let cursor = broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
         let mut since = cursor.unwrap_or_else(Position::origin);
         loop {
-            let page = broker.history(channel, Some(&since), oneiro_events::MAX_HISTORY_PAGE).await.map_err(|error| unavailable(&error))?;
+            let page = broker
+                .history(channel, Some(&since), oneiro_events::MAX_HISTORY_PAGE)
+                .await
+                .map_err(|error| unavailable(&error))?;
             let page = match page.is_complete {
                 true => page,
                 // The oldest are gone; what is left is still wanted.
-                false => broker.history(channel, None, oneiro_events::MAX_HISTORY_PAGE).await.map_err(|error| unavailable(&error))?,
+                false => broker
+                    .history(channel, None, oneiro_events::MAX_HISTORY_PAGE)
+                    .await
+                    .map_err(|error| unavailable(&error))?,
             };
             let sent = self.send_publications(&page.publications, encoding, waits_for_users);
             metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);

@@ -5,6 +5,8 @@
 //! frame once (`encode`), and puts it into the queues. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
 //! know on top. See `docs/REALTIME.md` for the protocol and `docs/SCALING.md` for what it costs.
 
+#![expect(dead_code, reason = "the parts that follow use these")]
+
 mod channels;
 mod close;
 mod dream;
@@ -34,10 +36,7 @@ use oneiro_core::{
     dreams::DreamStore,
 };
 use oneiro_events::{Broker, Subscriptions, SubscriptionsOptions};
-use poem::{
-    Endpoint, Request, Response, Route,
-    http::StatusCode,
-};
+use poem::{Endpoint, Request, Response, Route, http::StatusCode};
 use session::Dialect;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
@@ -138,10 +137,7 @@ impl SocketContext {
 pub fn routes(ctx: &Arc<SocketContext>) -> Route {
     let socket = |dialect| Socket { ctx: ctx.clone(), dialect };
     let mut route = Route::new();
-    for (path, dialect) in [
-        ("/ws/dream-images/:id", Dialect::Dream),
-        ("/ws/notifications", Dialect::Notifications),
-    ] {
+    for (path, dialect) in [("/ws/dream-images/:id", Dialect::Dream), ("/ws/notifications", Dialect::Notifications)] {
         route = route.at(path, socket(dialect)).at(format!("{path}/"), socket(dialect));
     }
     route
@@ -159,7 +155,7 @@ impl Endpoint for Socket {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let key = match handshake::upgrade_key(&request) {
             Ok(key) => key,
-            Err(refusal) => return Ok(refusal),
+            Err(refusal) => return Ok(*refusal),
         };
         let caller = Caller::of(&request, &self.ctx.settings);
         let source = caller.token.as_ref().map(|(_, source)| *source);

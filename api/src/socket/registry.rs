@@ -70,8 +70,14 @@ impl Registry {
 
     /// Ends the connections of one user. How many there were.
     pub(crate) fn kick(&self, user: &UserId) -> usize {
-        let conns: Vec<Arc<Conn>> =
-            self.state.lock().conns.values().filter(|(_, owner)| owner.as_ref() == Some(user)).map(|(conn, _)| conn.clone()).collect();
+        let conns: Vec<Arc<Conn>> = self
+            .state
+            .lock()
+            .conns
+            .values()
+            .filter(|(_, owner)| owner.as_ref() == Some(user))
+            .map(|(conn, _)| conn.clone())
+            .collect();
         for conn in &conns {
             conn.outbox.close(Close::KICKED);
         }

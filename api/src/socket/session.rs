@@ -21,10 +21,7 @@ use oneiro_core::{
     config::IdForm,
 };
 use oneiro_events::{ChannelName, Epoch, EventError, Position, Publication};
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -271,7 +268,12 @@ impl Session {
             if membership.go_live(&sent) {
                 return Ok(count);
             }
-            let history = self.ctx.broker.history(membership.channel(), Some(&sent), PAGE).await.map_err(|error| unavailable(&error))?;
+            let history = self
+                .ctx
+                .broker
+                .history(membership.channel(), Some(&sent), PAGE)
+                .await
+                .map_err(|error| unavailable(&error))?;
             count += self.send_publications(&history.publications, encoding, &mut wanted);
             sent = match history.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) => last,
@@ -378,7 +380,9 @@ impl Session {
         let settings = &self.ctx.settings;
         match &self.bearer {
             Some(bearer) if bearer.expires <= now => return Err(Close::TOKEN_EXPIRED),
-            None if self.opened + settings.auth_timeout() <= now => return Err(rejected("auth_timeout", Close::AUTH_TIMEOUT)),
+            None if self.opened + settings.auth_timeout() <= now => {
+                return Err(rejected("auth_timeout", Close::AUTH_TIMEOUT));
+            }
             _ => {}
         }
         if self.last_heard + settings.idle_timeout() <= now {
@@ -455,7 +459,12 @@ pub(crate) fn unavailable(error: &EventError) -> Close {
 }
 
 /// Serves one upgraded stream to its end.
-pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(ctx: Arc<SocketContext>, dialect: Dialect, caller: Caller, io: Io) {
+pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(
+    ctx: Arc<SocketContext>,
+    dialect: Dialect,
+    caller: Caller,
+    io: Io,
+) {
     let mut session = Session::new(ctx, dialect, caller);
     let conn = session.conn.clone();
     let mut link = Link::new(io, conn, session.ctx.settings.max_message_bytes);

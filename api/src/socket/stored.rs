@@ -122,7 +122,8 @@ mod tests {
         let text = record.to_string();
         let fields = Fields::parse(text.as_bytes()).unwrap();
         let kind = record["type"].as_str().unwrap();
-        [for_notifications(kind, &fields), for_presence(kind, &fields)].map(|json| json.map(|json| serde_json::from_slice(&json).unwrap()))
+        [for_notifications(kind, &fields), for_presence(kind, &fields)]
+            .map(|json| json.map(|json| serde_json::from_slice(&json).unwrap()))
     }
 
     #[test]

@@ -16,12 +16,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) async fn connect(addr: SocketAddr, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, Box<Error>> {
+    pub(crate) async fn connect(
+        addr: SocketAddr,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Box<Error>> {
         let mut request = format!("ws://{addr}{path}").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        let connected = tokio::time::timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await.expect("a handshake in time");
+        let connected = tokio::time::timeout(PATIENCE, tokio_tungstenite::connect_async(request))
+            .await
+            .expect("a handshake in time");
         let (stream, response) = connected.map_err(Box::new)?;
         let protocol = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap().to_owned());
         Ok(Self { stream, protocol })
@@ -36,7 +42,11 @@ impl Client {
     }
 
     async fn message(&mut self) -> Message {
-        tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a message in time").expect("an open stream").expect("a whole frame")
+        tokio::time::timeout(PATIENCE, self.stream.next())
+            .await
+            .expect("a message in time")
+            .expect("an open stream")
+            .expect("a whole frame")
     }
 
     /// The next text as it was written, server pings aside.

@@ -25,7 +25,10 @@ async fn upgrade(addr: SocketAddr, path: &str) -> TcpStream {
         head.push(stream.read_u8().await.unwrap());
     }
     let head = String::from_utf8(head).unwrap().to_lowercase();
-    assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+    assert!(
+        head.starts_with("http/1.1 101") && head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+        "{head}"
+    );
     stream
 }
 
@@ -108,7 +111,10 @@ async fn fragments_pings_and_goodbyes_are_answered() {
     }
     assert_eq!(read(&mut stream).await, (0x8a, b"abc".to_vec()));
     let (first, payload) = read(&mut stream).await;
-    assert_eq!((first, serde_json::from_slice::<serde_json::Value>(&payload).unwrap()["timestamp"].clone()), (0x81, json!(7)));
+    assert_eq!(
+        (first, serde_json::from_slice::<serde_json::Value>(&payload).unwrap()["timestamp"].clone()),
+        (0x81, json!(7))
+    );
     stream.write_all(&frame(0x88, &4321_u16.to_be_bytes())).await.unwrap();
     assert_eq!(close_code(&mut stream).await, 4321);
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "and then the end");
@@ -177,8 +183,16 @@ async fn requests_that_are_no_upgrades_are_told_so() {
     let redis = Redis::start().await;
     let node = node(&redis).await;
     let mut stream = TcpStream::connect(node.addr).await.unwrap();
-    stream.write_all(format!("GET /ws/notifications/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.addr).as_bytes()).await.unwrap();
+    stream
+        .write_all(
+            format!("GET /ws/notifications/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.addr).as_bytes(),
+        )
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 426") && answer.to_lowercase().contains("sec-websocket-version: 13"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 426") && answer.to_lowercase().contains("sec-websocket-version: 13"),
+        "{answer}"
+    );
 }

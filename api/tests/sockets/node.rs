@@ -41,7 +41,9 @@ pub(crate) async fn node(redis: &Redis) -> Node {
 impl Node {
     pub(crate) async fn start(redis: &Redis, settings: RealtimeSettings) -> Self {
         assert_eq!(settings.mistakes(), Vec::<String>::new());
-        let env = BTreeMap::from([("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let env = BTreeMap::from(
+            [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
         let config = Config::from_layers(Role::Ws, None, &env).unwrap();
         let client = redis.client().await;
         let broker = Broker::new(client.clone(), BrokerOptions::default());

@@ -90,6 +90,7 @@ struct Steps {
     publish: Step,
     commit: Step,
     history: Step,
+    advance_cursor: Step,
 }
 
 /// Publishes on channels and reads their past. Cheap to clone; holds no state of its own.
@@ -122,6 +123,7 @@ impl Broker {
                 "commit a document",
             ),
             history: Step::new(include_str!("lua/history.lua"), "read a channel's history"),
+            advance_cursor: Step::new(include_str!("lua/advance_cursor.lua"), "advance a cursor"),
         };
         Self { client, options: Arc::new(options), steps: Arc::new(steps) }
     }
@@ -277,6 +279,38 @@ impl Broker {
             }),
             _ => Err(corrupt()),
         }
+    }
+
+    /// How far a named reader of the channel has come; `None` where it never read, or too long ago.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`].
+    pub async fn cursor(&self, channel: &ChannelName, reader: &str) -> Result<Option<Position>, EventError> {
+        let key = keys::cursors(&self.options.key_prefix, channel);
+        let place: Option<String> = self.client.hget(key, reader).await.map_err(EventError::redis("read a cursor"))?;
+        Ok(place.and_then(|place| place.parse().ok()))
+    }
+
+    /// Notes that a named reader has come to `position`. Within an epoch a cursor never goes back. It is remembered for `ttl`.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`].
+    pub async fn advance_cursor(
+        &self,
+        channel: &ChannelName,
+        reader: &str,
+        position: &Position,
+        ttl: Duration,
+    ) -> Result<(), EventError> {
+        let args = vec![
+            Value::from(reader),
+            Value::from(position.epoch.as_str()),
+            Value::from(position.offset.to_string()),
+            millis(ttl),
+        ];
+        let keys = [keys::cursors(&self.options.key_prefix, channel)];
+        self.steps.advance_cursor.run::<i64>(&self.client, &keys, args).await?;
+        Ok(())
     }
 
     /// What stands from offset `first` on (without it: the latest), whether or not it belongs to the epoch that the caller knows.

@@ -83,7 +83,11 @@ fn what_the_protocol_forbids_is_refused() {
     assert_eq!(code_of(&[0x81, 0x01, b'x']), 1002, "unmasked");
     assert_eq!(code_of(&[0x81, 0xfe, 0x00, 0x05, 0, 0, 0, 0]), 1002, "length not in its shortest form");
     assert_eq!(code_of(&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]), 1002, "length of more than 63 bits");
-    assert_eq!(code_of(&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), 1009, "an absurd length is not waited for");
+    assert_eq!(
+        code_of(&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        1009,
+        "an absurd length is not waited for"
+    );
     assert_eq!(code_of(&client(0x81, b"\xff\xfe", MASK)), 1007);
     assert_eq!(code_of(&client(0x81, b"\xed\xa0\x80", MASK)), 1007, "a surrogate");
 }

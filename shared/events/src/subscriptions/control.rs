@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to change subscriptions, trying again");
-                // The names to unsubscribe are dropped: at worst messages come that nobody wants.
+                // What was to be unsubscribed is forgotten: at worst messages come that nobody wants.
                 shared.todo.lock().put_back(todo);
                 tokio::time::sleep(RETRY_PAUSE).await;
                 shared.wake.notify_one();
@@ -80,14 +80,9 @@ fn spawn_heal(shared: &Arc<Shared>, heals: &mut JoinSet<()>, permits: &Arc<Semap
 /// Does what was asked; returns the channels that turned out to have missed something.
 async fn serve(shared: &Arc<Shared>, todo: &Todo) -> Result<Vec<Arc<Entry>>, EventError> {
     let mut ill = Vec::new();
-    if !todo.unsubscribe.is_empty() {
-        let gone: Vec<String> = {
-            let channels = shared.channels.lock();
-            todo.unsubscribe.iter().filter(|name| !channels.contains_key(*name)).map(ToString::to_string).collect()
-        };
-        for chunk in gone.chunks(CHUNK) {
-            shared.client.unsubscribe(chunk.to_vec()).await.map_err(EventError::redis("unsubscribe"))?;
-        }
+    let gone = detach(shared, todo);
+    for chunk in gone.chunks(CHUNK) {
+        shared.client.unsubscribe(chunk.to_vec()).await.map_err(EventError::redis("unsubscribe"))?;
     }
     let mut to_compare = Vec::new();
     if let Some(audit) = todo.audit {
@@ -124,6 +119,20 @@ async fn serve(shared: &Arc<Shared>, todo: &Todo) -> Result<Vec<Arc<Entry>>, Eve
         }
     }
     Ok(ill)
+}
+
+/// Takes listeners away; returns the channels that nobody listens to any more.
+fn detach(shared: &Shared, todo: &Todo) -> Vec<String> {
+    let mut gone = Vec::new();
+    for (entry, id) in &todo.detach {
+        entry.remove_listener(*id);
+        let mut channels = shared.channels.lock();
+        if entry.release() {
+            channels.remove(entry.channel());
+            gone.push(entry.channel().to_string());
+        }
+    }
+    gone
 }
 
 /// Subscribes, and returns once Redis has done so.

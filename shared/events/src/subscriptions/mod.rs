@@ -88,7 +88,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Todo {
     subscribe: Vec<Arc<Entry>>,
-    unsubscribe: Vec<ChannelName>,
+    detach: Vec<(Arc<Entry>, u64)>,
     heal: Vec<Arc<Entry>>,
     /// Compare every channel with its stream: the connection is new, or messages were dropped.
     audit: Option<Audit>,
@@ -207,7 +207,7 @@ impl Subscriptions {
     }
 }
 
-/// Keeps a listener on a channel; dropping it takes the listener away, and the last one unsubscribes the process.
+/// Keeps a listener on a channel; dropping it takes the listener away a moment later, and the last one unsubscribes the process.
 pub struct Attachment {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
@@ -216,12 +216,8 @@ pub struct Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.entry.remove_listener(self.id);
-        let mut channels = self.shared.channels.lock();
-        if self.entry.release() {
-            channels.remove(self.entry.channel());
-            self.shared.ask(|todo| todo.unsubscribe.push(self.entry.channel().clone()));
-        }
+        // Left to the control task: a listener may let go of its own attachment while it is being told, with the entry locked.
+        self.shared.ask(|todo| todo.detach.push((self.entry.clone(), self.id)));
     }
 }
 

@@ -167,3 +167,18 @@ async fn scripts_come_back_after_script_flush_and_restart() {
     redis.restart().await;
     assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 3);
 }
+
+#[tokio::test]
+async fn cursors_go_forward_only_within_an_epoch() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    let name = channel("user_1");
+    let ttl = Duration::from_secs(60);
+    assert_eq!(broker.cursor(&name, "n").await.unwrap(), None);
+    for (advance, expected) in [("abc:5", "abc:5"), ("abc:3", "abc:5"), ("abc:10", "abc:10"), ("def:1", "def:1")] {
+        let position: Position = advance.parse().unwrap();
+        broker.advance_cursor(&name, "n", &position, ttl).await.unwrap();
+        assert_eq!(broker.cursor(&name, "n").await.unwrap().unwrap().to_string(), expected);
+    }
+    assert_eq!(broker.cursor(&name, "p").await.unwrap(), None);
+}

@@ -88,6 +88,7 @@ impl Redis {
         }
     }
 
+    #[allow(dead_code, reason = "not every test binary that includes this file needs it")]
     pub(crate) async fn restart(&mut self) {
         self.stop();
         assert!(self.launch().await, "redis-server did not come back");
