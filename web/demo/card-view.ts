@@ -1,6 +1,6 @@
 /** What a dream's card looks like; it decides nothing. */
 
-import { ConnectionState, type ConnectionStatus, type Dream, type ImagesStatus } from "../src/index.js";
+import { ConnectionState, type ConnectionStatus, type Dream, type Id, type ImagesStatus } from "../src/index.js";
 import { button, el } from "./dom.js";
 import { showDreamText, showExpectedText, type ExpectedPicture } from "./dream-text.js";
 import { texts } from "./texts.js";
@@ -89,13 +89,15 @@ export class CardView {
     this.progress.hidden = !isWorking;
     if (!isWorking || status.status === "delete_processing") this.showProgress(null);
 
-    const errors = status.errors ?? [];
+    const isGoing = status.status === "delete_processing" || status.status === "delete_completed";
+    const errors = isGoing ? [] : (status.errors ?? []);
     const message = messageOf(status);
     this.error.hidden = message === null && errors.length === 0;
     this.errorText.textContent = message ?? "";
     this.errorText.hidden = message === null;
+    const numberOf = numbering([...status.images.map(({ id }) => id), ...errors.map(({ image_id }) => image_id)]);
     const lines = errors.map(({ image_id, code, detail }) => {
-      const text = texts.pictureProblem(String(image_id), texts.imageErrors[code] ?? detail);
+      const text = texts.pictureProblem(numberOf(image_id), texts.imageErrors[code] ?? detail);
       return el("li", { text, attributes: { "data-code": code, "data-image-id": String(image_id) } });
     });
     this.errorList.replaceChildren(...lines);
@@ -162,17 +164,22 @@ export class CardView {
   }
 }
 
+/** Ids as people count: pictures get theirs in the order in which they were chosen, but not from 1 for each dream. */
+function numbering(ids: readonly Id[]): (id: Id) => number {
+  const order = ids.map(Number).sort((left, right) => left - right);
+  return (id) => order.indexOf(Number(id)) + 1;
+}
+
 /** The server's own message, or ours where a failure came without one. */
 function messageOf(status: ImagesStatus): string | null {
-  const message = status.message ?? "";
+  const message = texts.serverSentence(status.message ?? "");
   switch (status.status) {
     case "failed":
-      return message === "" ? texts.failedDefault : message;
+      return message ?? texts.failedDefault;
     case "delete_failed":
-      return message === "" ? texts.deleteFailedDefault : message;
+      return message ?? texts.deleteFailedDefault;
     case "completed":
-      if ((status.errors ?? []).length === 0) return null;
-      return message === "" ? texts.partlyFailed : message;
+      return (status.errors ?? []).length === 0 ? null : (message ?? texts.partlyFailed);
     case "processing":
     case "delete_processing":
     case "delete_completed":
