@@ -14,6 +14,9 @@ import {
   type NotificationsServerFrame,
 } from "./wire/notifications.js";
 
+/** What every user gets without asking. */
+const IMPLICIT: ReadonlySet<string> = new Set(["notifications", "alerts", "orders", "materials"]);
+
 /** Options of {@link NotificationsSocket}. */
 export interface NotificationsOptions extends ReplayOptions {
   /** Default `/ws/notifications/`. */
@@ -46,6 +49,8 @@ export class NotificationsSocket extends ReplayingSocket<
 > {
   /** How many undo functions are still open, by channel. */
   private readonly wanted = new Map<string, number>();
+  /** Implicit channels that were unsubscribed. */
+  private readonly unwanted = new Set<string>();
   private isNarrowed = false;
 
   constructor(options: NotificationsOptions) {
@@ -55,13 +60,16 @@ export class NotificationsSocket extends ReplayingSocket<
   /**
    * Follows `channels` beside what a user gets anyway. With `since`, what came after that point is replayed first, in
    * channels that are not followed yet.
-   * Returns its undo, which leaves the channels that nobody else in this page follows.
+   * Returns its undo, which leaves the channels that nobody else in this page follows; what a user gets anyway goes on.
    */
   subscribe(channels: readonly string[], since?: HistoryPoint): () => void {
     const isNew = (channel: string): boolean => !this.wanted.has(channel);
     // What is followed already is not replayed: its events have been delivered.
     const replayed = since === undefined ? [] : channels.filter(isNew);
-    for (const channel of channels) this.wanted.set(channel, (this.wanted.get(channel) ?? 0) + 1);
+    for (const channel of channels) {
+      this.wanted.set(channel, (this.wanted.get(channel) ?? 0) + 1);
+      this.unwanted.delete(channel);
+    }
     // Not open: restore() does it as soon as it is.
     if (since === undefined) this.connection.send(subscribeFrame(channels));
     else for (const channel of replayed) this.subscribeSince(channel, since);
@@ -73,9 +81,20 @@ export class NotificationsSocket extends ReplayingSocket<
     };
   }
 
+  /** Leaves `channels` whoever follows them, and those too that a user gets anyway, until they are subscribed again. */
+  unsubscribe(channels: readonly string[]): void {
+    for (const channel of channels) {
+      this.wanted.delete(channel);
+      this.replay.forget(channel);
+      if (IMPLICIT.has(channel)) this.unwanted.add(channel);
+    }
+    this.connection.send({ type: "unsubscribe", channels: [...channels] });
+  }
+
   /** Narrows to exactly `channels`: what a user would get anyway is left out too, but for alerts. */
   narrowTo(channels: readonly string[]): void {
     this.wanted.clear();
+    this.unwanted.clear();
     for (const channel of channels) this.wanted.set(channel, 1);
     this.isNarrowed = true;
     this.connection.send({ type: "subscribe", channels: [...channels], mode: "replace" });
@@ -105,6 +124,7 @@ export class NotificationsSocket extends ReplayingSocket<
     const fresh = channels.filter((channel) => this.replay.point(channel) === undefined);
     if (this.isNarrowed) this.connection.send({ type: "subscribe", channels: fresh, mode: "replace" });
     else if (fresh.length > 0) this.connection.send(subscribeFrame(fresh));
+    if (this.unwanted.size > 0) this.connection.send({ type: "unsubscribe", channels: [...this.unwanted] });
     for (const channel of this.replay.channels()) {
       const point = this.replay.point(channel);
       if (point === undefined) continue;
@@ -124,7 +144,7 @@ export class NotificationsSocket extends ReplayingSocket<
       const count = (this.wanted.get(channel) ?? 0) - 1;
       if (count > 0) this.wanted.set(channel, count);
       else this.wanted.delete(channel);
-      return count === 0;
+      return count === 0 && (this.isNarrowed || !IMPLICIT.has(channel));
     });
     for (const channel of left) this.replay.forget(channel);
     if (left.length > 0) this.connection.send({ type: "unsubscribe", channels: left });

@@ -103,6 +103,21 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await peer.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["c", "d"] });
   });
 
+  it("does not take away what a user gets anyway, unless told so, and then after a break too", async () => {
+    const { socket, peer } = await opened();
+    socket.subscribe(["alerts", "c"])();
+    assert.deepEqual(await peer.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["c"] });
+    socket.unsubscribe(["orders"]);
+    assert.deepEqual(await peer.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["orders"] });
+    peer.cut();
+    const again = await opening(socket);
+    assert.deepEqual(await again.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["orders"] });
+    socket.subscribe(["orders"]);
+    again.cut();
+    const last = await opening(socket);
+    assert.deepEqual(await last.frame(), { type: "subscribe", channels: ["orders"] });
+  });
+
   it("remembers what was subscribed before it was open", async () => {
     const socket = new NotificationsSocket(DEFAULTS);
     after(() => socket.close());
