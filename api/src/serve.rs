@@ -8,7 +8,7 @@ use crate::{
     socket::{self, SocketContext},
 };
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use oneiro_core::{
     auth::Verifier,
     config::{Config, EXIT_CONFIG, Role},
@@ -35,7 +35,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
 /// What both servers take on the command line; everything else is configuration.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version)]
 pub struct Args {
     /// A TOML file with settings that differ from the defaults (also: ONEIRO_CONFIG).
     #[arg(long, value_name = "FILE")]
@@ -45,17 +45,25 @@ pub struct Args {
     check_config: bool,
 }
 
-const AFTER_HELP: &str =
-    "Environment: REDIS_URL, STORAGE_URL, JWT_SECRET (32 bytes or more), HTTP_ADDR, WS_ADDR, PORT, PUBLIC_MEDIA_URL,
-RUST_LOG, LOG_FORMAT (text or json), and ONEIRO_<SECTION>_<KEY> for every key of config/default.toml.
+fn after_help(name: &str) -> String {
+    format!(
+        "Environment: REDIS_URL, STORAGE_URL, JWT_SECRET (32 bytes or more), HTTP_ADDR, WS_ADDR, PORT, PUBLIC_MEDIA_URL, RUST_LOG, LOG_FORMAT
+(text or json), and ONEIRO_<SECTION>_<KEY> for every key of config/default.toml.
 
-Example: JWT_SECRET=$(openssl rand -hex 32) REDIS_URL=redis://127.0.0.1:6379 api
+Example: JWT_SECRET=$(openssl rand -hex 32) REDIS_URL=redis://127.0.0.1:6379 {name}
 
-SIGTERM or Ctrl-C stops it gracefully; a second one at once. Exit status: 0 stopped, 1 failed, 64 wrong configuration.";
+SIGTERM or Ctrl-C stops it gracefully; a second one at once. Exit status: 0 stopped, 1 failed, 64 wrong configuration."
+    )
+}
 
 /// The whole of `main` for both binaries.
 pub fn run(role: Role) -> ExitCode {
-    let args = Args::parse();
+    let (name, about) = match role {
+        Role::Ws => ("ws", "Oneiro's socket tier: tells browsers what happens, over WebSockets and SSE."),
+        _ => ("api", "Oneiro's API: takes uploads, pushes jobs, serves pictures, the page and (http.serve_sockets) the sockets."),
+    };
+    let matches = Args::command().name(name).about(about).after_help(after_help(name)).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let config = match Config::load(role, args.config.as_deref()) {
         Ok(config) => config,
         Err(errors) => {
@@ -128,13 +136,13 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
             state.begin_draining();
             // The server itself does not know of upgraded connections, so they are closed here.
             if let Some(sockets) = sockets {
-                sockets.drain(grace).await;
+                sockets.drain(grace / 2).await;
             }
         }
     };
     Server::new_with_acceptor(acceptor)
         .idle_timeout(IDLE_LIMIT)
-        .run_with_graceful_shutdown(app, stop, Some(grace))
+        .run_with_graceful_shutdown(app, stop, Some(grace / 2))
         .await
         .context("the listener failed")?;
     tracing::info!("stopped");

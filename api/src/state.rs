@@ -1,6 +1,6 @@
 //! What every route shares. All of it is a handle; no state lives here that another process would need.
 
-use crate::{ApiError, socket::SocketContext};
+use crate::{ApiError, error::report, socket::SocketContext};
 use metrics_exporter_prometheus::PrometheusHandle;
 use oneiro_core::{
     auth::{AuthError, Claims, Verifier},
@@ -15,9 +15,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+
+/// How long one probe's answer stands.
+const PROBE_AGE: Duration = Duration::from_secs(2);
 
 /// What the routes share.
 pub struct AppState {
@@ -38,6 +41,7 @@ pub struct AppState {
     /// The socket tier, where this process runs one, for readiness.
     pub sockets: Option<Arc<SocketContext>>,
     uploads: Semaphore,
+    storage_probe: Mutex<Option<(Instant, bool)>>,
     is_draining: AtomicBool,
 }
 
@@ -55,7 +59,7 @@ impl AppState {
         sockets: Option<Arc<SocketContext>>,
     ) -> Self {
         let uploads = Semaphore::new(config.http.max_concurrent_uploads);
-        Self { config, verifier, dreams, queues, storage, redis, metrics, sockets, uploads, is_draining: AtomicBool::new(false) }
+        Self { config, verifier, dreams, queues, storage, redis, metrics, sockets, uploads, storage_probe: Mutex::default(), is_draining: AtomicBool::new(false) }
     }
 
     /// A place among the uploads of this process; a full house is a 503 rather than a queue in memory.
@@ -78,6 +82,25 @@ impl AppState {
             None => Ok(()),
             Some(wait) => Err(ApiError::rate_limited(wait)),
         }
+    }
+
+    /// Whether the object store takes an object. Answers of the last moment are given again, so that nobody makes it write at will.
+    pub(crate) async fn storage_answers(&self, limit: Duration) -> bool {
+        // Held while probing: callers that come meanwhile wait for this probe instead of starting their own.
+        let mut last = self.storage_probe.lock().await;
+        if let Some((at, answer)) = *last && at.elapsed() < PROBE_AGE {
+            return answer;
+        }
+        let answer = match tokio::time::timeout(limit, self.storage.check()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(error = report(&error), "the object store fails its probe");
+                false
+            }
+            Err(_) => false,
+        };
+        *last = Some((Instant::now(), answer));
+        answer
     }
 
     /// From now on readiness says no, so that a load balancer stops sending.

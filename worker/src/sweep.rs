@@ -62,6 +62,8 @@ async fn revive(shared: &Shared, dream: Dream) -> Result<(), AnyError> {
         }
         return Ok(());
     }
+    // Its upload may have been cut off before this, and what runs to its end should be seen.
+    shared.dreams.enlist(&dream).await?;
     let mut lost = Vec::new();
     for image in dream.images.iter().filter(|image| image.is_pending()) {
         match fate(shared, image).await? {

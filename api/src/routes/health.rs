@@ -1,6 +1,6 @@
 //! What load balancers and monitoring ask.
 
-use crate::{ApiError, AppState, error::report};
+use crate::{ApiError, AppState};
 use poem::{
     IntoResponse, Response, handler,
     http::{StatusCode, header},
@@ -21,16 +21,7 @@ pub(super) fn alive() -> Json<serde_json::Value> {
 #[handler]
 pub(super) async fn ready(state: Data<&Arc<AppState>>) -> Response {
     let redis = oneiro_core::redis::answers(&state.redis, PROBE_LIMIT);
-    let storage = async {
-        match tokio::time::timeout(PROBE_LIMIT, state.storage.check()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(error = report(&error), "the object store fails its probe");
-                false
-            }
-            Err(_) => false,
-        }
-    };
+    let storage = state.storage_answers(PROBE_LIMIT);
     let (redis, storage) = tokio::join!(redis, storage);
     let sockets = state.sockets.as_ref().is_none_or(|sockets| sockets.is_healthy());
     let draining = state.is_draining();

@@ -44,7 +44,7 @@ async fn store(state: &State, dream: &Dream, received: Received) -> Result<Dream
     }
 }
 
-/// The error says whether the record already names the new images: then their originals must stay, and the sweep pushes their jobs.
+/// The error says whether the record may name the new images already: then their originals must stay, and the sweep pushes their jobs.
 async fn add(state: &State, dream: &Dream, received: &Received) -> Result<DreamView, (ApiError, bool)> {
     let mut errors = FieldErrors::default();
     if received.files.is_empty() {
@@ -71,7 +71,8 @@ async fn add(state: &State, dream: &Dream, received: &Received) -> Result<DreamV
         dream.images.extend(images.iter().cloned().map(Image::from));
         Change::Announce(Ok(()))
     });
-    let (dream, outcome) = change.await.map_err(|error| (error.into(), false))?;
+    // Where the store fails it is unknown whether the record names the images by now, so their originals stay.
+    let (dream, outcome) = change.await.map_err(|error| (error.into(), true))?;
     outcome.map_err(|error| (error, false))?;
     enqueue(state, &dream, &ids).await.map_err(|error| (error, true))?;
     metrics::counter!("oneiro_images_accepted_total").increment(ids.len() as u64);

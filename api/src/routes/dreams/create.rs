@@ -10,7 +10,7 @@ use crate::{
 use oneiro_core::{
     auth::Claims,
     clock,
-    dreams::{Dream, DreamId, DreamView, ImageId},
+    dreams::{Change, Dream, DreamId, DreamView, ImageId, StoreError},
 };
 use poem::{
     Body, IntoResponse, Request, Response, handler,
@@ -46,16 +46,16 @@ async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -
     };
     let dream = Dream::new(id, claims.user_id, text, images, clock::naive_local(), clock::unix_seconds());
     let view = state.dreams.view(&dream);
-    state.dreams.create(&dream).await?;
     let ids: Vec<ImageId> = dream.images.iter().map(|image| image.id).collect();
     let stored = async {
+        state.dreams.create(&dream).await?;
         if !ids.is_empty() {
             enqueue(state, &dream, &ids).await?;
         }
         Ok::<(), ApiError>(state.dreams.enlist(&dream).await?)
     };
     if let Err(error) = stored.await {
-        withdraw(state, &dream).await;
+        withdraw(state, &dream, received).await;
         return Err(error);
     }
     metrics::counter!("oneiro_dreams_created_total").increment(1);
@@ -64,18 +64,14 @@ async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -
     Ok(view)
 }
 
-/// The caller is about to hear that nothing was kept, so nothing should be: the record is marked for deletion and the sweep, or this
-/// call's own job, removes the rest. Where not even that can be written, Redis is away: then the sweep finds the dream unsettled
-/// when Redis is back and finishes it; it is on nobody's list.
-async fn withdraw(state: &State, dream: &Dream) {
-    let marked = state.dreams.change(dream.id, |dream| {
-        if dream.begin_delete(None) {
-            oneiro_core::dreams::Change::Announce(())
-        } else {
-            oneiro_core::dreams::Change::Keep(())
-        }
-    });
-    if let Err(error) = marked.await {
-        tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn");
+/// The caller is about to hear that nothing was kept, so nothing should be: a record that was written is marked for deletion, which the sweep
+/// carries out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
+/// sweep finds the dream unsettled when Redis is back, and either removes its originals or finishes it and puts it on its owner's list.
+async fn withdraw(state: &State, dream: &Dream, received: Received) {
+    let marked = state.dreams.change(dream.id, |dream| if dream.begin_delete(None) { Change::Announce(()) } else { Change::Keep(()) });
+    match marked.await {
+        Ok(_) => {}
+        Err(StoreError::NotFound(_)) => discard(state, received),
+        Err(error) => tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn"),
     }
 }

@@ -119,13 +119,17 @@ impl DreamStore {
     /// Writes a new record and publishes its first event in one step.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], also where the id is taken, which a counter does not let happen.
+    /// [`StoreError::Unavailable`]. The record may be there all the same, if it was only the answer that got lost.
     pub async fn create(&self, dream: &Dream) -> Result<(), StoreError> {
         let body = encode(dream);
         let event = self.event(dream);
         let commit = Commit { expected: None, body: Some(&body), event: Some(&event), expire_after: None };
-        self.broker.commit(&dream.id.channel(), commit).await?;
-        Ok(())
+        match self.broker.commit(&dream.id.channel(), commit).await {
+            Ok(_) => Ok(()),
+            // The id is from a counter, so what stands there is ours: the command was sent again after a connection broke.
+            Err(EventError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts the dream on its owner's list and, where it has nothing to wait for, takes it off the unsettled ones.
