@@ -118,20 +118,26 @@ export class Composer {
     this.sending = sending;
     const expected = this.photos.expected;
     this.showSending(true);
-    try {
-      const dream = await this.api.create(
+    const sent = await this.api
+      .create(
         { title: this.title.value, content: this.content.value, images: this.photos.images },
         { signal: sending.signal, onProgress: (progress) => this.showProgress(progress) },
+      )
+      .then(
+        (dream) => ({ dream }),
+        (error: unknown) => ({ error }),
       );
+    this.sending = null;
+    this.showSending(false);
+    if ("dream" in sent) {
+      // The form is small again before anybody scrolls to the dream.
       this.reset();
-      announce(texts.saved(dream.title));
-      this.onSaved(dream, expected);
-    } catch (error) {
-      if (error instanceof ApiError && error.code === "aborted") announce(texts.uploadCancelled);
-      else this.showError(error);
-    } finally {
-      this.sending = null;
-      this.showSending(false);
+      announce(texts.saved(sent.dream.title));
+      this.onSaved(sent.dream, expected);
+    } else if (sent.error instanceof ApiError && sent.error.code === "aborted") {
+      announce(texts.uploadCancelled);
+    } else {
+      this.showError(sent.error);
     }
   }
 
