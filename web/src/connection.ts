@@ -22,8 +22,6 @@ import { Heartbeat } from "./heartbeat.js";
 import { fetchToken } from "./token.js";
 import { onWake } from "./wake.js";
 
-type Timer = ReturnType<typeof setTimeout>;
-
 const CONNECT_TIMEOUT_MS = 10_000;
 const HEARTBEAT_MS = 25_000;
 const HEARTBEAT_TIMEOUT_MS = 10_000;
@@ -39,7 +37,7 @@ export class Connection<In, Out> {
   /** The next attempt needs a fresh token, or the current one already has it. */
   private needsFreshToken = false;
   private hasFreshToken = false;
-  private phaseTimer: Timer | undefined;
+  private phaseTimer: ReturnType<typeof setTimeout> | undefined;
   private retryAfterS: number | null = null;
   private readonly heartbeat: Heartbeat;
   private stopWake: (() => void) | null = null;
@@ -159,7 +157,7 @@ export class Connection<In, Out> {
       if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the webSocket option");
       this.listen(new webSocket(this.dialect.url(token)), run, token);
     } catch (error) {
-      // The URL itself is refused (RFC 6455 client rules): no later attempt can go better.
+      // The URL itself is refused: no later attempt can go better.
       this.end(ClosedBecause.Refused, { code: 1006, reason: String(error) });
     }
   }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 
 interface Manifest {
@@ -28,6 +28,20 @@ describe("the npm package", () => {
 
   it("needs nothing at run time", () => {
     assert.equal(manifest.dependencies, undefined);
+  });
+
+  it("has no `any`, no silenced error and no file too long to read", () => {
+    const names = ["src/", "demo/", "test/"].flatMap((folder) =>
+      readdirSync(new URL(folder, root), { recursive: true, encoding: "utf8" }).map((name) => folder + name),
+    );
+    const sources = names.filter((name) => name.endsWith(".ts"));
+    assert.ok(sources.length > 50);
+    for (const name of sources) {
+      const text = readFileSync(new URL(name, root), "utf8");
+      assert.doesNotMatch(text, /[:<(|&] ?any\b(?! )|\bas any\b|\bas never\b|@ts-(?:ignore|expect|nocheck)/, name);
+      // Tests and texts are lists, and may be longer.
+      if (name.startsWith("src/")) assert.ok(text.split("\n").length <= 301, name);
+    }
   });
 
   it("is locked without naming where packages came from", () => {
