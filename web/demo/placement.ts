@@ -18,8 +18,19 @@ export function movedPosition(before: string, after: string, position: number): 
   return clampPosition(after, moved);
 }
 
-/** The last words before `position`, for saying where a photo stands; empty at the beginning. */
-export function wordsBefore(content: string, position: number, maxCharacters = 24): string {
+/** Chinese characters, kana, hangul, full-width forms and emoji begin here, and are about two letters wide. */
+const FIRST_WIDE = 0x2e80;
+
+/**
+ * The last words before `position`, for saying where a photo stands; empty at the beginning. `room` is in letters of average
+ * width: it is the end that tells where something stands, so it is the beginning that is cut off.
+ */
+export function wordsBefore(content: string, position: number, room = 20): string {
   const before = [...content.substring(0, clampPosition(content, position)).replace(/\s+/g, " ").trimEnd()];
-  return before.length <= maxCharacters ? before.join("") : `…${before.slice(-maxCharacters).join("").trimStart()}`;
+  let start = before.length;
+  for (let left = room; start > 0; start -= 1) {
+    left -= (before[start - 1]?.codePointAt(0) ?? 0) >= FIRST_WIDE ? 2 : 1;
+    if (left < 0) break;
+  }
+  return start === 0 ? before.join("") : `…${before.slice(start).join("").trimStart()}`;
 }

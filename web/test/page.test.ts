@@ -43,7 +43,10 @@ describe("wordsBefore", () => {
   it("tells the last words, whole characters only", () => {
     assert.equal(wordsBefore("The sea", 0), "");
     assert.equal(wordsBefore("The\n sea ", 8), "The sea");
-    assert.equal(wordsBefore("🌊🌙🌊🌙", 8, 3), "…🌙🌊🌙");
+    assert.equal(wordsBefore("🌊🌙🌊🌙", 8, 7), "…🌙🌊🌙");
+    assert.equal(wordsBefore("only the end of it tells", 24, 8), "…it tells");
+    assert.equal(wordsBefore("月亮站在水里", 6, 8), "…站在水里");
+    assert.equal(wordsBefore("月亮站在水里", 6, 12), "月亮站在水里");
   });
 });
 
