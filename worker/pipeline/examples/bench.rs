@@ -105,9 +105,12 @@ fn measure(
                 })
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?.map_err(Failure::from))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?.map_err(Failure::from))
     })?;
-    let (images, elapsed, cpu) = (done.into_inner() as f64, started.elapsed().as_secs_f64(), cpu_seconds()? - cpu_before);
+    let (images, elapsed, cpu) =
+        (done.into_inner() as f64, started.elapsed().as_secs_f64(), cpu_seconds()? - cpu_before);
     Ok(format!(
         "{{\"engine\": \"oneiro\", \"job\": \"{job}\", \"threads\": {threads}, \"images\": {images}, \"cpu_ms\": {:.2}, \
          \"images_per_s\": {:.2}, \"peak_mb\": {:.1}}}",
@@ -121,7 +124,8 @@ fn measure(
 fn cpu_seconds() -> Result<f64, Failure> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let after_name = stat.rsplit_once(')').ok_or("an unreadable /proc/self/stat")?.1;
-    let fields = after_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>).collect::<Result<Vec<_>, _>>()?;
+    let fields =
+        after_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>).collect::<Result<Vec<_>, _>>()?;
     Ok(fields.iter().sum::<f64>() / 100.0)
 }
 

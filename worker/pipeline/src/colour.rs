@@ -10,7 +10,7 @@ use crate::raster::{Layout, Raster};
 
 mod matrix;
 
-pub(crate) use matrix::{flatten, halve_colour, rgb_of, to_rgb, unpremultiply};
+pub(crate) use matrix::{div_255, flatten, halve_colour, rgb_of, to_rgb, unpremultiply};
 
 /// Largest difference of a sample at which a profile counts as sRGB. The many profiles called sRGB differ by rounding.
 const SRGB_TOLERANCE: u8 = 2;
@@ -129,7 +129,7 @@ pub(crate) fn premultiply(rgba: &mut [u8]) {
     for pixel in rgba.as_chunks_mut::<4>().0 {
         let alpha = u16::from(pixel[3]);
         for sample in &mut pixel[..3] {
-            *sample = matrix::div_255(u16::from(*sample) * alpha);
+            *sample = div_255(u16::from(*sample) * alpha);
         }
     }
 }

@@ -9,9 +9,12 @@ use crate::raster::Raster;
 use crate::settings::{Damaged, Settings};
 use crate::{Format, PipelineError};
 
+pub(crate) mod frames;
 mod jpeg;
 mod png;
 mod still;
+
+pub(crate) use jpeg::decoded_divisor;
 
 /// Decoders that are worth keeping between images, and what a decode may use.
 pub(crate) struct Decoders {

@@ -15,6 +15,8 @@ mod metadata;
 mod png;
 mod webp;
 
+pub(crate) use webp::AnimatedVariant;
+
 /// Encoders that are worth keeping between images.
 pub(crate) struct Encoders {
     jpeg: jpeg::JpegEncoder,

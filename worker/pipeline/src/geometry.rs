@@ -108,8 +108,17 @@ enum Anchor {
 }
 
 fn anchors(gravity: Gravity) -> (Anchor, Anchor) {
-    let (x, y) = match gravity {
-        Gravity::Focal { x, y } => return (Anchor::Point(f64::from(x)), Anchor::Point(f64::from(y))),
+    let (x, y) = anchor_fractions(gravity);
+    match gravity {
+        Gravity::Focal { .. } => (Anchor::Point(x), Anchor::Point(y)),
+        _ => (Anchor::Edge(x), Anchor::Edge(y)),
+    }
+}
+
+/// Where a gravity points to, as fractions of width and height.
+pub(crate) fn anchor_fractions(gravity: Gravity) -> (f64, f64) {
+    match gravity {
+        Gravity::Focal { x, y } => (f64::from(x), f64::from(y)),
         Gravity::Centre => (0.5, 0.5),
         Gravity::North => (0.5, 0.0),
         Gravity::NorthEast => (1.0, 0.0),
@@ -119,8 +128,7 @@ fn anchors(gravity: Gravity) -> (Anchor, Anchor) {
         Gravity::SouthWest => (0.0, 1.0),
         Gravity::West => (0.0, 0.5),
         Gravity::NorthWest => (0.0, 0.0),
-    };
-    (Anchor::Edge(x), Anchor::Edge(y))
+    }
 }
 
 #[cfg(test)]

@@ -34,8 +34,10 @@ pub struct Header {
     pub is_progressive: bool,
     /// Scans of a progressive JPEG; 1 for everything else.
     pub scans: u32,
-    /// Components that a decoder has to hold: 1 grey, 3 colour, 4 CMYK or colour with alpha.
+    /// Channels of a pixel: 1 grey, 3 colour, 4 CMYK or colour with alpha.
     pub components: u8,
+    /// Bytes of four decoded pixels: 4 grey, 6 for 4:2:0, 8 for 4:2:2, 12 for RGB or 4:4:4, 16 for four channels.
+    pub(crate) bytes_of_four: u8,
     /// True where the file carries an ICC profile.
     pub has_icc: bool,
 }
@@ -72,6 +74,7 @@ impl<'a> Probed<'a> {
             is_progressive: false,
             scans: 1,
             components: 3,
+            bytes_of_four: 12,
             has_icc: false,
         };
         Self { header, icc: None, exif: None }
@@ -104,7 +107,7 @@ pub(crate) fn probe_all<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'
         return Err(PipelineError::FileTooLarge { size_bytes, max_bytes: limits.max_file_bytes });
     }
     let detected = sniff(bytes);
-    let probed = match detected {
+    let mut probed = match detected {
         Some(Format::Jpeg) => jpeg::probe(bytes, limits)?,
         Some(Format::Png) => png::probe(bytes, limits)?,
         Some(Format::WebP) => webp::probe(bytes, limits)?,
@@ -113,6 +116,9 @@ pub(crate) fn probe_all<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'
         _ => return Err(PipelineError::UnsupportedFormat { detected }),
     };
     check_limits(&probed.header, limits)?;
+    if probed.header.format != Format::Jpeg {
+        probed.header.bytes_of_four = 4 * probed.header.components;
+    }
     Ok(probed)
 }
 

@@ -33,6 +33,7 @@ mod raster;
 mod resize;
 mod settings;
 mod summary;
+mod watermark;
 
 pub use error::PipelineError;
 pub use format::{Format, sniff};
@@ -40,7 +41,7 @@ pub use header::{Header, probe};
 pub use limits::Limits;
 pub use memory::estimate_memory;
 pub use processor::{Encoded, Processed, Processor, Stage};
-pub use settings::{Chroma, Damaged, Fit, Gravity, Output, Rgb, Settings, Target, VariantSpec};
+pub use settings::{Chroma, Damaged, Fit, Gravity, Output, Rgb, Settings, Target, VariantSpec, Watermark};
 
 /// Version of what the pipeline makes of an input, part of [`Settings::fingerprint`]. Raised whenever the same input and settings
 /// would give other bytes.

@@ -1,12 +1,11 @@
 //! Resampling with Lanczos3, plane by plane.
 
-use fast_image_resize::images::{CroppedImage, CroppedImageMut, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use oneiro_resample::{Destination, Resampler, Segment, Source};
 
 use crate::PipelineError;
 use crate::buffers::Buffers;
 use crate::geometry::Rect;
-use crate::raster::{Layout, Plane, Raster};
+use crate::raster::{Layout, Raster};
 
 /// Renders the part `crop` of `source`, in its pixels, as `width` x `height` pixels. The layout stays, but for colour planes, which
 /// come out as `layout` has them. `mirrored` says which axes will be flipped afterwards: where a side is odd, the colour sample that
@@ -14,7 +13,7 @@ use crate::raster::{Layout, Plane, Raster};
 ///
 /// Edges are continued by the kernel's renormalisation; rounding is to nearest; alpha must be premultiplied.
 pub(crate) fn resize(
-    resizer: &mut Resizer,
+    resampler: &mut Resampler,
     buffers: &mut Buffers,
     source: &Raster,
     crop: Rect,
@@ -29,24 +28,24 @@ pub(crate) fn resize(
         let view = ((source.extent.0 / from.sub.0 as f64).ceil(), (source.extent.1 / from.sub.1 as f64).ceil());
         let columns = segments(crop.left, crop.width, view.0, from.sub.0, size.0, to.sub.0, mirrored.0);
         let rows = segments(crop.top, crop.height, view.1, from.sub.1, size.1, to.sub.1, mirrored.1);
-        let (src, dst) = (source.samples(index), out.samples_mut(index));
         for row in rows.into_iter().flatten() {
             for column in columns.into_iter().flatten() {
-                render(resizer, src, from, view, dst, to, column, row)?;
+                let src = Source {
+                    samples: source.samples(index),
+                    stride: from.stride as u32,
+                    rows: from.rows as u32,
+                    width: view.0 as u32,
+                    height: view.1 as u32,
+                };
+                let dst =
+                    Destination { samples: out.samples_mut(index), stride: to.stride as u32, rows: to.rows as u32 };
+                let rendered = resampler.resample(from.channels, src, dst, column, row);
+                rendered.map_err(|error| PipelineError::encode("resizing", error))?;
             }
         }
     }
     out.fill_padding();
     Ok(out)
-}
-
-/// A run of output samples along one axis, and the stretch of source samples that it shows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Segment {
-    to: usize,
-    to_len: usize,
-    from: f64,
-    from_len: f64,
 }
 
 /// Splits an axis into the samples that cover whole output pixels and, where the pixels do not fill the last sample (the first, if
@@ -64,8 +63,12 @@ fn segments(
     let end = (start + len).min(view);
     let count = size.div_ceil(to_sub);
     let partial = size % to_sub;
-    let segment =
-        |to: usize, to_len: usize, from: f64, until: f64| Segment { to, to_len, from, from_len: until.min(end) - from };
+    let segment = |to: usize, to_len: usize, from: f64, until: f64| Segment {
+        to: to as u32,
+        to_len: to_len as u32,
+        from,
+        from_len: until.min(end) - from,
+    };
     if partial == 0 || count == 1 {
         return [Some(segment(0, count, start, end)), None];
     }
@@ -75,45 +78,6 @@ fn segments(
     } else {
         [Some(segment(0, count - 1, start, end - single)), Some(segment(count - 1, 1, end - single, end))]
     }
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two planes and a rectangle in each: a struct for one call would hide which is which"
-)]
-fn render(
-    resizer: &mut Resizer,
-    src: &[u8],
-    from: Plane,
-    view: (f64, f64),
-    dst: &mut [u8],
-    to: Plane,
-    column: Segment,
-    row: Segment,
-) -> Result<(), PipelineError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| PipelineError::Encode {
-        reason: "resizing",
-        source: Some(source),
-    };
-    let kind = match from.channels {
-        1 => PixelType::U8,
-        3 => PixelType::U8x3,
-        _ => PixelType::U8x4,
-    };
-    let src = ImageRef::new(from.stride as u32, from.rows as u32, src, kind).map_err(|error| failed(error.into()))?;
-    let src = CroppedImage::new(&src, 0, 0, view.0 as u32, view.1 as u32).map_err(|error| failed(error.into()))?;
-    let mut dst =
-        Image::from_slice_u8(to.stride as u32, to.rows as u32, dst, kind).map_err(|error| failed(error.into()))?;
-    let mut dst =
-        CroppedImageMut::new(&mut dst, column.to as u32, row.to as u32, column.to_len as u32, row.to_len as u32)
-            .map_err(|error| failed(error.into()))?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3)).use_alpha(false).crop(
-        column.from,
-        row.from,
-        column.from_len,
-        row.from_len,
-    );
-    resizer.resize(&src, &mut dst, &options).map_err(|error| failed(error.into()))
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::{Limits, PIPELINE_VERSION, PipelineError};
 
 mod variant;
+mod watermark;
 
 pub use variant::{Chroma, Fit, Gravity, Output, Target, VariantSpec};
+pub use watermark::Watermark;
 
 /// Settings of a [`Processor`](crate::Processor). Read from TOML or JSON by serde; every key has a default.
 ///
@@ -25,6 +27,9 @@ pub struct Settings {
     pub damaged: Damaged,
     /// Keep the EXIF fields `Copyright` and `Artist`; everything else is always stripped. Default false.
     pub keep_copyright: bool,
+    /// Drawn over the variants that say `watermark = true`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<Watermark>,
     /// What an input may ask for.
     pub limits: Limits,
 }
@@ -40,6 +45,7 @@ impl Default for Settings {
             background: Rgb::WHITE,
             damaged: Damaged::Refuse,
             keep_copyright: false,
+            watermark: None,
             limits: Limits::default(),
         }
     }
@@ -64,6 +70,13 @@ impl Settings {
                 problems.push(format!("variant name {:?} is used twice", variant.name));
             }
         }
+        match &self.watermark {
+            Some(watermark) => watermark.collect_problems(&mut problems),
+            None if self.variants.iter().any(|variant| variant.watermark) => {
+                problems.push("a variant asks for a watermark, and none is configured".to_owned());
+            }
+            None => {}
+        }
         if self.limits.max_side_px == 0 || self.limits.max_pixels == 0 || self.limits.max_file_bytes == 0 {
             problems.push("limits must be at least 1".to_owned());
         }
@@ -74,16 +87,20 @@ impl Settings {
     /// settings but the limits. Meant to be part of an object's key, so that new settings never overwrite or mix with old variants.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let mut text = format!("v{PIPELINE_VERSION};{};{:?};{}", self.background, self.damaged, self.keep_copyright);
+        let mut text = format!(
+            "v{PIPELINE_VERSION};{};{:?};{};{:?}",
+            self.background, self.damaged, self.keep_copyright, self.watermark
+        );
         for variant in &self.variants {
             text.push_str(&format!(";{variant:?}"));
         }
-        // FNV-1a, 64 bit: needs only to tell settings apart that one operator writes, not to resist forgery.
-        let hash = text
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("{:012x}", hash >> 16)
+        format!("{:012x}", fnv1a(text.as_bytes()) >> 16)
     }
+}
+
+/// FNV-1a, 64 bit: needs only to tell settings apart that one operator writes, not to resist forgery.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// What to do with a file whose decoder reports damage, or that ends too early.

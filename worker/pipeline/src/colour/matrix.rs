@@ -6,7 +6,7 @@ use crate::raster::{Layout, Raster};
 use crate::{PipelineError, Rgb};
 
 /// `value / 255`, rounded to nearest, for products of two bytes.
-pub(super) fn div_255(value: u16) -> u8 {
+pub(crate) fn div_255(value: u16) -> u8 {
     // Exact for 0..=65025: Blinn, "Three Wrongs Make a Right", IEEE CG&A 1995.
     let biased = u32::from(value) + 128;
     ((biased + (biased >> 8)) >> 8) as u8

@@ -76,11 +76,13 @@ impl JpegDecoder {
     }
 }
 
+/// By what the sides are divided in decoding, where the largest rendition has `scale` pixels for one of the input.
+pub(crate) fn decoded_divisor(scale: f64) -> usize {
+    [8, 4, 2].into_iter().find(|divisor| scale * OVERSAMPLING * *divisor as f64 <= 1.0).unwrap_or(1)
+}
+
 fn scaling_factor(scale: f64) -> ScalingFactor {
-    [(8.0, ScalingFactor::ONE_EIGHTH), (4.0, ScalingFactor::ONE_QUARTER), (2.0, ScalingFactor::ONE_HALF)]
-        .into_iter()
-        .find(|(divisor, _)| scale * OVERSAMPLING * divisor <= 1.0)
-        .map_or(ScalingFactor::ONE, |(_, factor)| factor)
+    ScalingFactor::new(1, decoded_divisor(scale))
 }
 
 /// A raster for the image as the library will write it.

@@ -55,7 +55,7 @@ fn read(buffers: &mut Buffers, header: &Header, decoder: impl ImageDecoder) -> R
     Ok(raster)
 }
 
-fn classify(header: &Header, error: ImageError) -> PipelineError {
+pub(super) fn classify(header: &Header, error: ImageError) -> PipelineError {
     match error {
         ImageError::IoError(error) => classify_io(header.format, error),
         other => PipelineError::undecodable(header.format, other),

@@ -7,6 +7,10 @@
 
 use std::{fmt, mem, slice};
 
+mod animation;
+
+pub(super) use animation::Animation;
+
 use libwebp_sys::{
     WebPConfig, WebPEncCSP, WebPEncode, WebPEncodingError, WebPMemoryWrite, WebPMemoryWriter, WebPMemoryWriterClear,
     WebPMemoryWriterInit, WebPPicture, WebPPictureAlloc, WebPPictureFree, WebPPictureImportRGB, WebPPictureImportRGBA,
@@ -82,11 +86,11 @@ fn config(options: Options) -> Result<WebPConfig, WebpError> {
     if unsafe { WebPValidateConfig(&config) } == 0 { Err(WebpError::Setup("the settings")) } else { Ok(config) }
 }
 
-/// A picture and the memory that libwebp holds for it.
+/// A picture and the memory that libwebp holds for it. Lossless files and animations are made from `argb`, others from planes.
 struct Picture(WebPPicture);
 
 impl Picture {
-    fn new(width: usize, height: usize, pixels: &Pixels<'_>, is_lossless: bool) -> Result<Self, WebpError> {
+    fn new(width: usize, height: usize, pixels: &Pixels<'_>, is_argb: bool) -> Result<Self, WebpError> {
         const MAX_SIDE: usize = 16_383;
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Err(WebpError::Setup("the size"));
@@ -94,7 +98,7 @@ impl Picture {
         let mut picture = Self(WebPPicture::new().map_err(|()| WebpError::Setup("its own version"))?);
         picture.0.width = width as i32;
         picture.0.height = height as i32;
-        picture.0.use_argb = i32::from(is_lossless);
+        picture.0.use_argb = i32::from(is_argb);
         picture.0.colorspace = WebPEncCSP::WEBP_YUV420;
         match pixels {
             Pixels::Rgb(rgb) => {

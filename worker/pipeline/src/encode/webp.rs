@@ -1,6 +1,6 @@
 //! WebP output: choosing libwebp's settings and filling its planes.
 
-use super::libwebp::{self, Options, Pixels};
+use super::libwebp::{self, Animation, Options, Pixels, WebpError};
 use crate::PipelineError;
 use crate::raster::{Layout, Raster};
 use crate::settings::VariantSpec;
@@ -15,12 +15,40 @@ pub(super) fn encode(raster: &Raster, spec: &VariantSpec) -> Result<Vec<u8>, Pip
         Layout::Rgb => Pixels::Rgb(raster.samples(0)),
         _ => Pixels::Planes(&|index, rows, stride| fill_plane(raster, index, rows, stride)),
     };
-    libwebp::encode(raster.width, raster.height, &pixels, options(spec))
-        .map_err(|error| PipelineError::encode("encoding WebP", error))
+    libwebp::encode(raster.width, raster.height, &pixels, options(spec)).map_err(failed)
+}
+
+/// An animated variant in the making.
+pub(crate) struct AnimatedVariant {
+    animation: Animation,
+    end_ms: i32,
+}
+
+impl AnimatedVariant {
+    /// A variant of `size` pixels that plays `loops` times; 0 is for ever.
+    pub(crate) fn new(size: (usize, usize), loops: u16, spec: &VariantSpec) -> Result<Self, PipelineError> {
+        Ok(Self { animation: Animation::new(size, loops, options(spec)).map_err(failed)?, end_ms: 0 })
+    }
+
+    /// Adds a frame of unmultiplied RGBA, shown for `delay_ms`.
+    pub(crate) fn add(&mut self, frame: &Raster, delay_ms: i32) -> Result<(), PipelineError> {
+        self.animation.add(frame.samples(0), self.end_ms).map_err(failed)?;
+        self.end_ms = self.end_ms.saturating_add(delay_ms);
+        Ok(())
+    }
+
+    /// The file, with an EXIF block where one is given.
+    pub(crate) fn finish(self, exif: Option<&[u8]>, last: &Raster) -> Result<Vec<u8>, PipelineError> {
+        Ok(super::metadata::add_to_webp(self.animation.finish(self.end_ms).map_err(failed)?, last, exif))
+    }
+}
+
+fn failed(error: WebpError) -> PipelineError {
+    PipelineError::encode("encoding WebP", error)
 }
 
 /// libwebp's settings for a variant.
-pub(super) fn options(spec: &VariantSpec) -> Options {
+fn options(spec: &VariantSpec) -> Options {
     let quality = if spec.lossless { LOSSLESS_QUALITY } else { f32::from(spec.quality) };
     Options { quality, method: i32::from(spec.effort), is_lossless: spec.lossless }
 }

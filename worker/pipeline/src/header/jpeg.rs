@@ -67,7 +67,7 @@ fn segment(bytes: &[u8], mut at: usize) -> Result<(u8, &[u8], usize), PipelineEr
 }
 
 fn frame_header<'a>(marker: u8, body: &[u8]) -> Result<Probed<'a>, PipelineError> {
-    let [precision, h0, h1, w0, w1, components, ..] = *body else {
+    let [precision, h0, h1, w0, w1, components, ref sampling @ ..] = *body else {
         return Err(PipelineError::corrupt(Format::Jpeg, "its frame header is too short"));
     };
     let feature = match (marker, precision) {
@@ -89,7 +89,19 @@ fn frame_header<'a>(marker: u8, body: &[u8]) -> Result<Probed<'a>, PipelineError
         Probed::new(Format::Jpeg, u32::from(u16::from_be_bytes([w0, w1])), u32::from(u16::from_be_bytes([h0, h1])));
     probed.header.is_progressive = matches!(marker, 0xc2 | 0xca);
     probed.header.components = components;
+    probed.header.bytes_of_four = bytes_of_four(sampling, components);
     Ok(probed)
+}
+
+/// Samples of four pixels, from the components' sampling factors (T.81, section A.1.1).
+fn bytes_of_four(sampling: &[u8], components: u8) -> u8 {
+    let factors = || {
+        sampling.chunks_exact(3).take(usize::from(components)).map(|component| (component[1] >> 4, component[1] & 15))
+    };
+    let largest = factors().map(|(h, v)| u32::from(h) * u32::from(v)).max().unwrap_or(1).max(1);
+    let sum: u32 = factors().map(|(h, v)| u32::from(h) * u32::from(v)).sum();
+    // Three components of unusual sampling, and all of four, are decoded to whole pixels.
+    if components == 4 { 16 } else { (4 * sum).div_ceil(largest).clamp(4, 12) as u8 }
 }
 
 /// Counts start-of-scan markers, stopping once there are more than allowed. In entropy-coded data 0xff is always followed by 0x00 or

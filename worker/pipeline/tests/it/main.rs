@@ -1,5 +1,12 @@
 //! The pipeline from outside: real photographs, every format, hostile files, and quality against a slow reference.
 
+mod animation;
+mod colour;
 mod formats;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod memory;
+mod mutation;
+mod quality;
 mod support;
+mod watermark;

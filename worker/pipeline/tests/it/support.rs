@@ -91,3 +91,65 @@ pub(crate) fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
     let sum: f64 = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
     10.0 * (255.0 * 255.0 / (sum / a.as_raw().len() as f64).max(1e-9)).log10()
 }
+
+/// Structural similarity of luma: the mean of the index over windows of 8 x 8 pixels, every 4 (Wang et al., IEEE TIP 2004).
+pub(crate) fn ssim(a: &RgbImage, b: &RgbImage) -> f64 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    const SIDE: usize = 8;
+    let luma = |image: &RgbImage| -> Vec<f64> {
+        image.pixels().map(|p| 0.299 * f64::from(p[0]) + 0.587 * f64::from(p[1]) + 0.114 * f64::from(p[2])).collect()
+    };
+    let (width, height) = (a.width() as usize, a.height() as usize);
+    let (x, y) = (luma(a), luma(b));
+    let (c1, c2) = ((0.01_f64 * 255.0).powi(2), (0.03_f64 * 255.0).powi(2));
+    let mut total = (0.0, 0.0);
+    for top in (0..=height.saturating_sub(SIDE)).step_by(4) {
+        for left in (0..=width.saturating_sub(SIDE)).step_by(4) {
+            let mut sums = [0.0; 5];
+            for row in top..(top + SIDE).min(height) {
+                for column in left..(left + SIDE).min(width) {
+                    let (p, q) = (x[row * width + column], y[row * width + column]);
+                    for (sum, value) in sums.iter_mut().zip([p, q, p * p, q * q, p * q]) {
+                        *sum += value;
+                    }
+                }
+            }
+            let n = (SIDE * SIDE) as f64;
+            let [mx, my, xx, yy, xy] = sums.map(|sum| sum / n);
+            let (vx, vy, cov) = (xx - mx * mx, yy - my * my, xy - mx * my);
+            total.0 += (2.0 * mx * my + c1) * (2.0 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2));
+            total.1 += 1.0;
+        }
+    }
+    total.0 / total.1
+}
+
+/// A photograph from the fixtures.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../../tests/fixtures/photos/{name}", env!("CARGO_MANIFEST_DIR"))).expect("a fixture")
+}
+
+/// The slow, obviously right way: decode everything, convert its colours, turn it, resample with Lanczos3.
+pub(crate) fn reference(bytes: &[u8], long_edge: u32) -> RgbImage {
+    use image::ImageDecoder;
+    let reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().expect("in memory");
+    let mut decoder = reader.into_decoder().expect("a sound image");
+    let orientation = decoder.orientation().expect("an orientation");
+    let icc = decoder.icc_profile().expect("readable metadata");
+    let mut whole = DynamicImage::from_decoder(decoder).expect("a sound image");
+    if let Some(icc) = icc {
+        let (from, to) =
+            (moxcms::ColorProfile::new_from_slice(&icc).expect("a profile"), moxcms::ColorProfile::new_srgb());
+        let rgb = moxcms::Layout::Rgb;
+        let transform = from.create_transform_8bit(rgb, &to, rgb, Default::default()).expect("a conversion");
+        let source = whole.to_rgb8();
+        let mut converted = source.clone();
+        transform.transform(&source, &mut converted).expect("pixels");
+        whole = converted.into();
+    }
+    whole.apply_orientation(orientation);
+    if whole.width().max(whole.height()) <= long_edge {
+        return whole.to_rgb8();
+    }
+    whole.resize(long_edge, long_edge, image::imageops::FilterType::Lanczos3).to_rgb8()
+}

@@ -1,0 +1,75 @@
+//! Animated variants: every frame of the input, resized, into one WebP a variant.
+
+use std::ops::ControlFlow;
+
+use super::{Encoded, Job, Processor, Stage, ask};
+use crate::PipelineError;
+use crate::colour::unpremultiply;
+use crate::decode::frames::Animation;
+use crate::encode::AnimatedVariant;
+use crate::geometry::place;
+use crate::header::Attribution;
+use crate::plan::Rendition;
+use crate::raster::Raster;
+
+/// A variant in the making.
+struct Making {
+    rendition: Rendition,
+    variant: AnimatedVariant,
+    frames: u32,
+    last: Option<Raster>,
+}
+
+impl Processor {
+    /// Adds the variants `wanted` to `encoded`. Frames are decoded once and rendered for each variant; one is held at a time.
+    pub(super) fn animate(
+        &mut self,
+        job: &mut Job<'_>,
+        mut frames: Animation<'_>,
+        wanted: &[usize],
+        encoded: &mut Vec<(usize, Encoded)>,
+        control: &mut dyn FnMut(Stage) -> ControlFlow<()>,
+    ) -> Result<(), PipelineError> {
+        let total = self.settings.variants.len();
+        let mut making =
+            wanted.iter().map(|index| self.start(job, *index, frames.loops)).collect::<Result<Vec<_>, _>>()?;
+        while let Some((raster, delay_ms)) = frames.next(&mut self.buffers)? {
+            ask(control, Stage::Rendering { done: encoded.len(), total })?;
+            job.source = Some(raster);
+            for making in &mut making {
+                let mut frame = self.place_source(job, &making.rendition)?;
+                unpremultiply(frame.samples_mut(0));
+                making.variant.add(&frame, delay_ms)?;
+                making.frames += 1;
+                if let Some(previous) = making.last.replace(frame) {
+                    previous.recycle(&mut self.buffers);
+                }
+            }
+            if let Some(source) = job.source.take() {
+                source.recycle(&mut self.buffers);
+            }
+        }
+        let exif = job.attribution.as_ref().map(Attribution::to_exif);
+        for (index, Making { rendition, variant, frames, last }) in wanted.iter().zip(making) {
+            let last = last.ok_or_else(|| PipelineError::corrupt(crate::Format::WebP, "it has no frames"))?;
+            let bytes = variant.finish(exif.as_deref(), &last)?;
+            last.recycle(&mut self.buffers);
+            let spec = &self.settings.variants[*index];
+            let (name, format) = (spec.name.clone(), spec.format);
+            encoded.push((
+                *index,
+                Encoded { name, format, width: rendition.width, height: rendition.height, frames, bytes },
+            ));
+            ask(control, Stage::Encoded { done: encoded.len(), total })?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, job: &Job<'_>, index: usize, loops: u16) -> Result<Making, PipelineError> {
+        let spec = &self.settings.variants[index];
+        let (crop, width, height) = place(spec.target, job.shown.0, job.shown.1);
+        let rendition = Rendition { crop, width, height, parent: None, variants: vec![index] };
+        let variant = AnimatedVariant::new((width as usize, height as usize), loops, spec)?;
+        Ok(Making { rendition, variant, frames: 0, last: None })
+    }
+}

@@ -1,0 +1,142 @@
+//! From the decoded input to encoded stills.
+
+use std::ops::ControlFlow;
+
+use super::{Encoded, Job, Processor, Stage, ask};
+use crate::PipelineError;
+use crate::colour::to_rgb;
+use crate::encode::Common;
+use crate::geometry::{Rect, flips};
+use crate::orient::orient;
+use crate::plan::Rendition;
+use crate::raster::{Layout, Raster};
+use crate::resize::resize;
+use crate::settings::{Chroma, Output, VariantSpec};
+use crate::summary::{Summary, summarise};
+
+impl Processor {
+    /// Renders and encodes all still variants, and the summary.
+    pub(super) fn render_all(
+        &mut self,
+        job: &mut Job<'_>,
+        encoded: &mut Vec<(usize, Encoded)>,
+        control: &mut dyn FnMut(Stage) -> ControlFlow<()>,
+    ) -> Result<Summary, PipelineError> {
+        let total = self.settings.variants.len();
+        let mut rendered: Vec<Option<Raster>> = Vec::with_capacity(job.plan.len());
+        for (index, rendition) in job.plan.iter().enumerate() {
+            ask(control, Stage::Rendering { done: encoded.len(), total })?;
+            let raster = self.render(job, rendition, &rendered)?;
+            rendered.push(Some(raster));
+            self.release(job, &mut rendered, index);
+            let Some(raster) = &rendered[index] else { continue };
+            for &variant in &rendition.variants {
+                ask(control, Stage::Encoding { done: encoded.len(), total })?;
+                let spec = &self.settings.variants[variant];
+                let stamped = match spec.watermark {
+                    true => Some(self.stamp.draw(&mut self.resizer, &mut self.buffers, raster, &self.settings)?),
+                    false => None,
+                };
+                let common = Common { background: self.settings.background, attribution: job.attribution.as_ref() };
+                let bytes =
+                    self.encoders.encode(&mut self.buffers, stamped.as_ref().unwrap_or(raster), spec, common)?;
+                if let Some(stamped) = stamped {
+                    stamped.recycle(&mut self.buffers);
+                }
+                let (name, format) = (spec.name.clone(), spec.format);
+                let (width, height) = (rendition.width, rendition.height);
+                encoded.push((variant, Encoded { name, format, width, height, frames: 1, bytes }));
+                ask(control, Stage::Encoded { done: encoded.len(), total })?;
+            }
+        }
+        let last = rendered.pop().flatten();
+        let last =
+            last.ok_or_else(|| PipelineError::Encode { reason: "the summary was not rendered", source: None })?;
+        let summary = summarise(&mut self.buffers, &last)?;
+        last.recycle(&mut self.buffers);
+        Ok(summary)
+    }
+
+    /// Gives back the buffers that nothing later is made from, once `current` is rendered.
+    fn release(&mut self, job: &mut Job<'_>, rendered: &mut [Option<Raster>], current: usize) {
+        let later = &job.plan[current + 1..];
+        if later.iter().all(|rendition| rendition.parent.is_some())
+            && let Some(source) = job.source.take()
+        {
+            source.recycle(&mut self.buffers);
+        }
+        for (index, slot) in rendered.iter_mut().enumerate().take(current) {
+            if !later.iter().any(|rendition| rendition.parent == Some(index))
+                && let Some(raster) = slot.take()
+            {
+                raster.recycle(&mut self.buffers);
+            }
+        }
+    }
+
+    fn render(
+        &mut self,
+        job: &Job<'_>,
+        rendition: &Rendition,
+        rendered: &[Option<Raster>],
+    ) -> Result<Raster, PipelineError> {
+        let parent = rendition.parent.and_then(|parent| Some((&job.plan[parent], rendered[parent].as_ref()?)));
+        match parent {
+            Some((parent, raster)) => {
+                let scale = (raster.width as f64 / parent.crop.width, raster.height as f64 / parent.crop.height);
+                let crop = rendition.crop.relative_to((parent.crop.left, parent.crop.top), scale);
+                let layout = self.target_layout(raster.layout, false);
+                let size = (rendition.width as usize, rendition.height as usize);
+                resize(&mut self.resizer, &mut self.buffers, raster, crop, layout, size, (false, false))
+            }
+            None => self.render_source(job, rendition),
+        }
+    }
+
+    /// Renders from the decoded input, without alpha where no pixel needs it.
+    fn render_source(&mut self, job: &Job<'_>, rendition: &Rendition) -> Result<Raster, PipelineError> {
+        let raster = self.place_source(job, rendition)?;
+        if raster.layout == Layout::Rgba && raster.samples(0).as_chunks::<4>().0.iter().all(|pixel| pixel[3] == 255) {
+            return to_rgb(&mut self.buffers, raster);
+        }
+        Ok(raster)
+    }
+
+    /// Renders from the decoded input: resize, then turn, then convert colour, each on as few pixels as can be.
+    pub(super) fn place_source(&mut self, job: &Job<'_>, rendition: &Rendition) -> Result<Raster, PipelineError> {
+        let source = job
+            .source
+            .as_ref()
+            .ok_or_else(|| PipelineError::Encode { reason: "the input was released too early", source: None })?;
+        let (width, height) = (f64::from(job.stored.0), f64::from(job.stored.1));
+        let stored: Rect = rendition.crop.to_stored(job.orientation, width, height);
+        let crop = stored.relative_to((0.0, 0.0), (source.extent.0 / width, source.extent.1 / height));
+        let size = (rendition.width as usize, rendition.height as usize);
+        let size = if job.orientation >= 5 { (size.1, size.0) } else { size };
+        let layout = self.target_layout(source.layout, job.to_srgb.is_some());
+        let resized = resize(&mut self.resizer, &mut self.buffers, source, crop, layout, size, flips(job.orientation))?;
+        let turned = orient(&mut self.buffers, resized, job.orientation)?;
+        let converted = match &job.to_srgb {
+            Some(to_srgb) => to_srgb.apply(&mut self.buffers, turned)?,
+            None if turned.layout == Layout::Cmyk => to_rgb(&mut self.buffers, turned)?,
+            None => turned,
+        };
+        Ok(converted)
+    }
+
+    /// What planes are resized to: 4:2:0, unless somebody will see more.
+    fn target_layout(&self, layout: Layout, is_converted: bool) -> Layout {
+        let sees_more = |spec: &VariantSpec| match spec.format {
+            Output::Jpeg => spec.watermark || spec.chroma == Chroma::Full,
+            Output::WebP => spec.watermark || spec.lossless,
+            Output::Png => true,
+        };
+        match layout {
+            Layout::Ycc { .. } => {
+                let is_full = is_converted || self.settings.variants.iter().any(sees_more);
+                if is_full { Layout::YCC444 } else { Layout::YCC420 }
+            }
+            other => other,
+        }
+    }
+}

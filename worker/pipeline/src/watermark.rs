@@ -1,0 +1,104 @@
+//! Drawing the configured watermark over a variant.
+
+use oneiro_resample::Resampler;
+
+use crate::buffers::Buffers;
+use crate::colour::{div_255, rgb_of};
+use crate::decode::Decoders;
+use crate::geometry::{Rect, anchor_fractions};
+use crate::header::probe_all;
+use crate::raster::{Layout, Raster};
+use crate::resize::resize;
+use crate::settings::{Settings, Watermark};
+use crate::{Format, PipelineError};
+
+/// The watermark's pixels, decoded on first use.
+#[derive(Default)]
+pub(crate) struct Stamp {
+    pixels: Option<Raster>,
+}
+
+impl Stamp {
+    /// A copy of `raster` as RGB or RGBA with the watermark on it.
+    pub(crate) fn draw(
+        &mut self,
+        resizer: &mut Resampler,
+        buffers: &mut Buffers,
+        raster: &Raster,
+        settings: &Settings,
+    ) -> Result<Raster, PipelineError> {
+        let watermark = settings.watermark.as_ref();
+        let watermark =
+            watermark.ok_or_else(|| PipelineError::InvalidSettings("no watermark is configured".to_owned()))?;
+        let pixels = match self.pixels.take() {
+            Some(pixels) => pixels,
+            None => load(buffers, watermark, settings)?,
+        };
+        let pixels = self.pixels.insert(pixels);
+        let mut canvas = match raster.layout {
+            Layout::Rgba => copy(buffers, raster)?,
+            _ => rgb_of(buffers, raster)?,
+        };
+        let width = ((raster.width as f32 * watermark.width).round() as usize).clamp(1, pixels.width);
+        let height = (pixels.height * width).div_ceil(pixels.width).clamp(1, pixels.height);
+        let whole = Rect::whole(pixels.width as u32, pixels.height as u32);
+        let scaled = resize(resizer, buffers, pixels, whole, Layout::Rgba, (width, height), (false, false))?;
+        let margin = (raster.width.min(raster.height) as f32 * watermark.margin).round() as usize;
+        let (x, y) = anchor_fractions(watermark.gravity);
+        let place = |room: usize, size: usize, fraction: f64| {
+            let free = room.saturating_sub(size + 2 * margin);
+            (margin + (free as f64 * fraction).round() as usize).min(room.saturating_sub(size))
+        };
+        let at = (place(raster.width, width, x), place(raster.height, height, y));
+        blend(&mut canvas, &scaled, at, (watermark.opacity * 255.0).round() as u16);
+        scaled.recycle(buffers);
+        Ok(canvas)
+    }
+}
+
+fn load(buffers: &mut Buffers, watermark: &Watermark, settings: &Settings) -> Result<Raster, PipelineError> {
+    let refused =
+        |problem: String| PipelineError::InvalidSettings(format!("watermark {:?}: {problem}", watermark.file));
+    let bytes = watermark.image.as_deref().ok_or_else(|| refused("its bytes were not loaded".to_owned()))?;
+    let probed = probe_all(bytes, &settings.limits).map_err(|error| refused(error.to_string()))?;
+    if probed.header.format == Format::Jpeg {
+        return Err(refused("a picture without transparency hides what it covers; use PNG or WebP".to_owned()));
+    }
+    let decoded =
+        Decoders::new().decode(buffers, bytes, &probed, 1.0, settings).map_err(|error| refused(error.to_string()))?;
+    let raster = decoded.raster;
+    if raster.layout == Layout::Rgba {
+        return Ok(raster);
+    }
+    let rgb = rgb_of(buffers, &raster)?;
+    let mut rgba = Raster::allocate(buffers, Layout::Rgba, raster.width, raster.height)?;
+    for (to, [r, g, b]) in rgba.samples_mut(0).as_chunks_mut::<4>().0.iter_mut().zip(rgb.samples(0).as_chunks::<3>().0)
+    {
+        *to = [*r, *g, *b, 255];
+    }
+    Ok(rgba)
+}
+
+fn copy(buffers: &mut Buffers, raster: &Raster) -> Result<Raster, PipelineError> {
+    let mut out = Raster::allocate(buffers, raster.layout, raster.width, raster.height)?;
+    out.samples_mut(0).copy_from_slice(raster.samples(0));
+    Ok(out)
+}
+
+/// Porter and Duff's "over" on premultiplied colours; `opacity` is 0 to 255.
+fn blend(canvas: &mut Raster, stamp: &Raster, at: (usize, usize), opacity: u16) {
+    let channels = canvas.layout.channels();
+    let stride = canvas.width * channels;
+    let (width, height) = (stamp.width.min(canvas.width - at.0), stamp.height.min(canvas.height - at.1));
+    let rows = canvas.samples_mut(0).chunks_exact_mut(stride).skip(at.1).take(height);
+    for (row, over) in rows.zip(stamp.samples(0).chunks_exact(4 * stamp.width)) {
+        let row = &mut row[at.0 * channels..][..width * channels];
+        for (below, above) in row.chunks_exact_mut(channels).zip(over.as_chunks::<4>().0) {
+            let faded = above.map(|sample| div_255(u16::from(sample) * opacity));
+            let rest = 255 - u16::from(faded[3]);
+            for (below, above) in below.iter_mut().zip(faded) {
+                *below = above.saturating_add(div_255(u16::from(*below) * rest));
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Colour spaces: profiles are honoured, CMYK becomes RGB, grey stays grey.
+
+use image::{ImageFormat, Rgb, RgbImage};
+use moxcms::ColorProfile;
+use oneiro_pipeline::{Output, Target, VariantSpec};
+use turbojpeg::{Colorspace, Compressor, Image, PixelFormat, Subsamp};
+
+use crate::support::{decode, edge, encode, jpeg, one, process, psnr, scene, with_segment};
+
+/// A JPEG with a profile, in one ICC segment.
+fn with_profile(jpeg: &[u8], icc: &[u8]) -> Vec<u8> {
+    with_segment(jpeg, 0xe2, &[b"ICC_PROFILE\0\x01\x01".as_slice(), icc].concat())
+}
+
+fn patch(colour: [u8; 3]) -> RgbImage {
+    RgbImage::from_pixel(64, 64, Rgb(colour))
+}
+
+fn middle(bytes: &[u8]) -> [u8; 3] {
+    let image = decode(bytes).to_rgb8();
+    image.get_pixel(image.width() / 2, image.height() / 2).0
+}
+
+#[test]
+fn wide_gamut_colours_are_converted() {
+    let icc = ColorProfile::new_display_p3().encode().expect("a profile");
+    // The most saturated green and orange of Display P3 that sRGB can show, and what they are in sRGB.
+    for (p3, srgb) in [([117, 251, 76], [0, 255, 0]), ([234, 51, 35], [255, 0, 0]), ([128, 128, 128], [128, 128, 128])]
+    {
+        let photo = with_profile(&jpeg(&patch(p3), 98, Subsamp::None, false), &icc);
+        for output in [Output::Jpeg, Output::WebP, Output::Png] {
+            let got = middle(&process(&one(edge(32).with_format(output)), &photo).expect("a photo").variants[0].bytes);
+            assert!(
+                got.iter().zip(srgb).all(|(a, b): (&u8, u8)| a.abs_diff(b) <= 6),
+                "{output:?}: {got:?} for {srgb:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_profile_that_is_srgb_or_nonsense_changes_nothing() {
+    let plain = jpeg(&scene(200, 150), 90, Subsamp::Sub2x2, false);
+    let expected = process(&one(edge(100)), &plain).expect("a photo").variants;
+    let srgb = ColorProfile::new_srgb().encode().expect("a profile");
+    for icc in [srgb.as_slice(), b"nonsense", &[0; 200]] {
+        assert_eq!(process(&one(edge(100)), &with_profile(&plain, icc)).expect("a photo").variants, expected);
+    }
+}
+
+#[test]
+fn png_and_webp_profiles_are_honoured_and_not_passed_on() {
+    let icc = ColorProfile::new_display_p3().encode().expect("a profile");
+    let mut file = Vec::new();
+    let mut info = png::Info::with_size(8, 8);
+    (info.color_type, info.bit_depth) = (png::ColorType::Rgb, png::BitDepth::Eight);
+    info.icc_profile = Some(icc.into());
+    let mut writer = png::Encoder::with_info(&mut file, info).expect("an encoder").write_header().expect("a header");
+    writer.write_image_data(&[117, 251, 76].repeat(64)).expect("pixels");
+    writer.finish().expect("an end");
+    let variant = process(&one(edge(8).with_format(Output::Png)), &file).expect("an image").variants.remove(0);
+    assert!(middle(&variant.bytes)[0] <= 6, "{:?}", middle(&variant.bytes));
+    assert!(!variant.bytes.windows(4).any(|name| name == b"iCCP"));
+}
+
+#[test]
+fn cmyk_and_ycck_become_rgb() {
+    for colorspace in [Colorspace::CMYK, Colorspace::YCCK] {
+        // As Adobe stores it, 255 is no ink: this is full cyan.
+        let pixels = [0, 255, 255, 255].repeat(64 * 48);
+        let mut compressor = Compressor::new().expect("a compressor");
+        compressor.set_colorspace(colorspace).expect("a colour space");
+        let image = Image { pixels: &pixels[..], width: 64, pitch: 256, height: 48, format: PixelFormat::CMYK };
+        let photo = compressor.compress_to_vec(image).expect("compressible");
+        let processed = process(&one(edge(32)), &photo).expect("a photo");
+        let [r, g, b] = middle(&processed.variants[0].bytes);
+        assert!(r < 8 && g > 247 && b > 247, "{colorspace:?}: {r} {g} {b}");
+    }
+}
+
+#[test]
+fn rgb_stored_as_such_keeps_its_colours() {
+    let picture = scene(120, 90);
+    let mut compressor = Compressor::new().expect("a compressor");
+    compressor.set_quality(97).expect("quality");
+    compressor.set_colorspace(Colorspace::RGB).expect("a colour space");
+    let image = Image { pixels: &picture.as_raw()[..], width: 120, pitch: 360, height: 90, format: PixelFormat::RGB };
+    let photo = compressor.compress_to_vec(image).expect("compressible");
+    let got = decode(&process(&one(edge(120).with_format(Output::Png)), &photo).expect("a photo").variants[0].bytes)
+        .to_rgb8();
+    assert!(psnr(&got, &picture) > 38.0, "{}", psnr(&got, &picture));
+}
+
+#[test]
+fn grey_stays_grey_in_one_channel() {
+    let photo = jpeg(&scene(200, 150), 90, Subsamp::Gray, false);
+    let variant = process(&one(edge(100)), &photo).expect("a photo").variants.remove(0);
+    assert_eq!(decode(&variant.bytes).color(), image::ColorType::L8);
+    let webp =
+        process(&one(VariantSpec::new("v", Target::LongEdge(100)).with_format(Output::WebP)), &photo).expect("a photo");
+    let rgb = decode(&webp.variants[0].bytes).to_rgb8();
+    assert!(rgb.pixels().all(|p| p[0].abs_diff(p[1]) <= 2 && p[1].abs_diff(p[2]) <= 2));
+}
+
+#[test]
+fn png_of_16_bits_and_of_palettes_is_read() {
+    let deep = image::DynamicImage::from(scene(90, 60)).to_rgb16();
+    let file = encode(&image::DynamicImage::from(deep), ImageFormat::Png);
+    let got =
+        decode(&process(&one(edge(90).with_format(Output::Png)), &file).expect("an image").variants[0].bytes).to_rgb8();
+    assert!(psnr(&got, &scene(90, 60)) > 45.0);
+    let mut file = Vec::new();
+    let mut info = png::Info::with_size(4, 2);
+    (info.color_type, info.bit_depth) = (png::ColorType::Indexed, png::BitDepth::Two);
+    info.palette = Some(vec![255, 0, 0, 0, 255, 0, 0, 0, 255].into());
+    info.trns = Some(vec![255, 255, 0].into());
+    let mut writer = png::Encoder::with_info(&mut file, info).expect("an encoder").write_header().expect("a header");
+    writer.write_image_data(&[0b0000_0101, 0b1010_1010]).expect("pixels");
+    writer.finish().expect("an end");
+    let got =
+        decode(&process(&one(edge(4).with_format(Output::Png)), &file).expect("an image").variants[0].bytes).to_rgba8();
+    assert_eq!((got.get_pixel(0, 0).0, got.get_pixel(3, 0).0), ([255, 0, 0, 255], [0, 255, 0, 255]));
+    assert_eq!(got.get_pixel(1, 1)[3], 0);
+}
