@@ -2,8 +2,7 @@
 
 import type { Dialect } from "./connection-types.js";
 import type { Verdict } from "./replay.js";
-import { ReplayingSocket, type ReplayOptions } from "./replaying-socket.js";
-import { bareToken } from "./token.js";
+import { ReplayingSocket, replayQuery, type ReplayOptions } from "./replaying-socket.js";
 import { socketUrl } from "./urls.js";
 import type { ExtensionClientFrame, HistoryPoint } from "./wire/extensions.js";
 import {
@@ -26,8 +25,7 @@ export interface NotificationsOptions extends ReplayOptions {
 function dialect(options: NotificationsOptions): Dialect<NotificationsServerFrame, NotificationsClientFrame> {
   const path = options.path ?? "/ws/notifications/";
   return {
-    // Positions are what replay after a break starts from; a server that has none ignores the wish.
-    url: (token) => socketUrl(path, options.origin, { token: bareToken(token), positions: "1" }),
+    url: (token) => socketUrl(path, options.origin, replayQuery(token, options)),
     authenticate: (token) => ({ type: "authenticate", token }),
     isHelloFirst: false,
     hasWelcome: false,

@@ -2,8 +2,7 @@
 
 import type { Dialect } from "./connection-types.js";
 import type { Verdict } from "./replay.js";
-import { ReplayingSocket, type ReplayOptions } from "./replaying-socket.js";
-import { bareToken } from "./token.js";
+import { ReplayingSocket, replayQuery, type ReplayOptions } from "./replaying-socket.js";
 import { socketUrl } from "./urls.js";
 import type { Id } from "./wire/frame.js";
 import {
@@ -22,7 +21,7 @@ export interface PresenceOptions extends ReplayOptions {
 
 function dialect(options: PresenceOptions): Dialect<PresenceServerFrame, PresenceClientFrame> {
   return {
-    url: (token) => socketUrl(options.path ?? "/api/v1/ws", options.origin, { token: bareToken(token), positions: "1" }),
+    url: (token) => socketUrl(options.path ?? "/api/v1/ws", options.origin, replayQuery(token, options)),
     authenticate: (token) => ({ type: "authenticate", token }),
     isHelloFirst: false,
     hasWelcome: true,

@@ -68,7 +68,11 @@ export class Replay<Event extends Positioned> {
     pending.asked -= 1;
     if (pending.asked > 0) return [];
     this.pending.delete(channel);
-    return pending.held.filter((event) => this.judge(event) === "deliver");
+    const { held } = pending;
+    const isOneHistory = held.every(({ epoch }) => epoch === held[0]?.epoch);
+    // What waited for this user while away may come after what is new.
+    if (isOneHistory) held.sort((left, right) => (left.seq ?? 0) - (right.seq ?? 0));
+    return held.filter((event) => this.judge(event) === "deliver");
   }
 
   /** The connection is lost: what was held back comes again with the next replay. */

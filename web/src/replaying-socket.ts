@@ -3,6 +3,7 @@
 import { ConnectionState, type ConnectionOptions, type Dialect } from "./connection-types.js";
 import { ProtocolSocket } from "./protocol-socket.js";
 import { Replay, type Verdict } from "./replay.js";
+import { bareToken } from "./token.js";
 import type { ExtensionClientFrame, HistoryPoint, ResumedFrame, ResumeFailedFrame } from "./wire/extensions.js";
 import type { Positioned } from "./wire/frame.js";
 
@@ -13,6 +14,14 @@ export interface ReplayOptions extends ConnectionOptions {
    * Default false.
    */
   readonly isAcking?: boolean;
+}
+
+/**
+ * The query of such a socket's URL. Positions are what replay after a break starts from, and acknowledgements have to be
+ * announced before the first event; a server that knows neither ignores both.
+ */
+export function replayQuery(token: string, options: ReplayOptions): { readonly [name: string]: string } {
+  return { token: bareToken(token), positions: "1", ...(options.isAcking === true && { acks: "1" }) };
 }
 
 /** A socket whose events may have positions. */

@@ -174,6 +174,7 @@ describe("NotificationsSocket", () => {
 
   it("acknowledges after the listeners have run, and again what comes again", async () => {
     const { socket, peer } = await opened({ isAcking: true });
+    assert.equal(peer.url.searchParams.get("acks"), "1");
     const order: string[] = [];
     socket.onEvent(({ seq }) => order.push(`heard ${seq}`));
     peer.send(edited(1));

@@ -33,6 +33,13 @@ describe("a replay", () => {
     assert.deepEqual(replay.point("c"), { epoch: "e", seq: 11 });
   });
 
+  it("puts in order what it held back", () => {
+    const replay = new Replay();
+    replay.begin("c");
+    for (const seq of [7, 4, 5, 6, 5]) replay.judge(at(seq));
+    assert.deepEqual(seqs(replay.finish("c")), [4, 5, 6, 7]);
+  });
+
   it("holds back no other channel", () => {
     const replay = new Replay();
     replay.begin("c");
