@@ -196,6 +196,15 @@ impl NewJob {
         self
     }
 
+    /// One firing of a schedule: whoever pushes the job of this `name` and `tick` first stores it, so every worker may run the
+    /// schedule and no leader is needed. Remembered for a day.
+    pub fn tick(self, name: &str, tick: SystemTime) -> Self {
+        /// Longer than clocks of workers differ, or a worker is late with its tick.
+        const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+        let at = tick.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.unique(format!("{name}@{at}"), Unique::For(REMEMBERED))
+    }
+
     /// Runs after this long, counted by Redis from the push. Millisecond resolution.
     pub fn run_in(mut self, delay: Duration) -> Self {
         self.when = When::In(delay);

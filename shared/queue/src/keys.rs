@@ -29,6 +29,7 @@
 //! | `cfg` | hash | `paused`, `rate`, `burst`, `cap` | for ever |
 //! | `rl` | hash | token bucket | for ever |
 //! | `stat` | hash | counters | for ever |
+//! | `days` | hash | day since the epoch -> jobs completed | 30 days |
 //! | `waiters` | hash | ids somebody waits for | 1 h after the last wait began |
 //!
 //! Outside of any slot: `<prefix>queues`, the set of queue names. Pub/sub channel: `<prefix>{<queue>}:ev`.

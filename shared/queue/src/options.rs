@@ -67,6 +67,12 @@ impl QueueOptions {
     pub(crate) fn lease_ms(&self) -> i64 {
         millis(self.lease.max(Duration::from_secs(1)))
     }
+
+    /// How long a late worker is waited for once it was seen to be late: long enough to reconnect after Redis was away, short
+    /// enough that lease, beat and grace stay below 10 seconds.
+    pub(crate) fn grace_ms(&self) -> i64 {
+        self.lease_ms() * 3 / 10
+    }
 }
 
 /// Whole milliseconds as Redis takes them.

@@ -1,7 +1,9 @@
 //! The handle that producers and operators use.
 
 mod admin;
+mod adopt;
 mod inspect;
+mod outcome;
 mod push;
 mod workers;
 
@@ -11,13 +13,15 @@ use std::sync::{
 };
 
 use fred::{
-    clients::{Client, WithOptions},
+    clients::{Client, SubscriberClient, WithOptions},
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, FromValue, Value, config::Options, scripts::Script},
 };
 
 pub use admin::CancelOutcome;
 pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats, State};
+pub use outcome::Outcome;
+pub(crate) use outcome::Waiting;
 pub(crate) use push::id_value;
 pub use workers::{RunningJob, WorkerRecord};
 
@@ -49,6 +53,8 @@ struct Inner {
     prefix: String,
     options: QueueOptions,
     is_registered: AtomicBool,
+    /// Made when somebody first waits for a job's end.
+    events: tokio::sync::OnceCell<SubscriberClient>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -77,7 +83,17 @@ impl Queue {
             ..Options::default()
         });
         let prefix = keys::queue_prefix(&options.key_prefix, &name);
-        Self { inner: Arc::new(Inner { client, calls, name, prefix, options, is_registered: AtomicBool::new(false) }) }
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                calls,
+                name,
+                prefix,
+                options,
+                is_registered: AtomicBool::new(false),
+                events: tokio::sync::OnceCell::new(),
+            }),
+        }
     }
 
     /// The queue's name.

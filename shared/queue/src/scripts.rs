@@ -30,6 +30,9 @@ script!(PROGRESS, "progress.lua");
 script!(MARK, "mark.lua");
 script!(STATS, "stats.lua");
 script!(CONFIGURE, "configure.lua");
+script!(VACUUM, "vacuum.lua");
+script!(OUTCOME, "outcome.lua");
+script!(ADOPT, "adopt.lua");
 
 /// Runs a script; when Redis has lost it (restart, `SCRIPT FLUSH`, another node) the text is sent, which also stores it.
 ///

@@ -2,6 +2,7 @@
 
 mod connect;
 mod context;
+mod expose;
 mod fetch;
 mod heartbeat;
 mod layer;

@@ -79,6 +79,7 @@ end
 trim(DONE, now, tonumber(ARGV[6]), tonumber(ARGV[7]), 200)
 trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
+call('HDEL', P .. 'days', floor(now / 86400000) - 30)
 -- A safety net below every wake-up path: available work and no token is set right within one beat.
 for _, kind in ipairs(call('SRANDMEMBER', P .. 'kinds', 10)) do
   local is_waiting = false

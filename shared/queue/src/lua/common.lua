@@ -64,6 +64,11 @@ end
 
 local function count(field, n) call('HINCRBY', P .. 'stat', field, n) end
 
+local function completed(n, now)
+  count('completed', n)
+  call('HINCRBY', P .. 'days', floor(now / 86400000), n)
+end
+
 -- Tells those who wait for a job's end; costs one EXISTS where nobody waits.
 local function notify(ids, state)
   if call('EXISTS', P .. 'waiters') == 0 then return end

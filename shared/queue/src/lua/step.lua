@@ -34,7 +34,7 @@ for _ = 1, tonumber(ARGV[11]) do
     else
       forget(ids)
     end
-    count('completed', #ids)
+    completed(#ids, now)
     group_done(group, #ids)
     notify(ids, 'c')
   end
@@ -56,7 +56,7 @@ local function settle(id, token, outcome, delay, err, result)
   if outcome == 'c' then
     if result ~= '' then call('SET', P .. 'res:' .. id, result, 'PX', ARGV[7]) end
     release_unique(h, id)
-    count('completed', 1)
+    completed(1, now)
     if keep_ms > 0 and keep_n > 0 then
       call('ZADD', DONE, now, id)
       forget_extras({ id })

@@ -321,6 +321,18 @@ impl Queue {
         })
     }
 
+    /// Jobs completed on each of the last seven days, the oldest first, today last.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn activity(&self) -> Result<Vec<usize>, QueueError> {
+        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+        let mut args: Vec<Value> = vec![self.key("days").into()];
+        args.extend((today - 6..=today).map(|day| Value::from(day.to_string())));
+        let days: Vec<Option<usize>> = self.command("HMGET", args).await?;
+        Ok(days.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
     pub(crate) async fn records(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, QueueError> {
         let mut jobs = Vec::with_capacity(ids.len());
         for part in ids.chunks(LOOK) {

@@ -79,8 +79,7 @@ async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<()
         let args: Vec<Value> = vec![
             number.into(),
             queue.lease_ms().into(),
-            // Long enough for a worker to reconnect after Redis was away, short enough for 10 seconds in all.
-            (queue.lease_ms() * 3 / 10).into(),
+            queue.grace_ms().into(),
             queue.poison_after.max(1).into(),
             serde_json::to_string(&shared.describe())?.into(),
             millis(queue.retention_completed.age).into(),

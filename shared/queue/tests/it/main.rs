@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
+mod backlog;
 mod basics;
+mod expose;
+mod flows;
+mod interop;
+mod limits;
 mod redis;
 mod worker;

@@ -1,0 +1,196 @@
+//! Pause, rate, caps, poison, retention, remote control, unique keys.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use apalis_fred::{JobFilter, QueueOptions, Retention, State, Unique, WorkerOptions};
+
+use crate::{
+    redis::{Server, eventually},
+    worker::{Act, act, claim_and_vanish, start},
+};
+
+#[tokio::test]
+async fn a_paused_queue_starts_nothing_until_it_is_resumed() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    queue.push(act(Act::Succeed, "before")).await.unwrap();
+    eventually("ran", || async { worker.log.of("before").len() == 1 }).await;
+    queue.pause().await.unwrap();
+    assert!(queue.stats().await.unwrap().is_paused);
+    queue.push(act(Act::Succeed, "paused")).await.unwrap();
+    // The worker has looked and been turned away once it has taken the wake-up.
+    eventually("looked", || async { server.command::<i64>(&["EXISTS", "aq:{q}:wk:play"]).await == 0 }).await;
+    assert_eq!(queue.stats().await.unwrap().available, 1);
+    assert!(worker.log.of("paused").is_empty());
+    queue.resume().await.unwrap();
+    eventually("ran", || async { worker.log.of("paused").len() == 1 }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_exact_across_workers() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.limit_rate(20.0, 5).await.unwrap();
+    queue.push_all((0..25).map(|_| act(Act::Succeed, "a")).collect()).await.unwrap();
+    let begun = Instant::now();
+    let (one, two) = (start(&queue, WorkerOptions::default()), start(&queue, WorkerOptions::default()));
+    let ran = || one.log.of("a").len() + two.log.of("a").len();
+    eventually("all ran", || async { ran() == 25 }).await;
+    // 5 at once and 20 more at 20 a second.
+    assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
+    assert_eq!(ran(), 25);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_capped_group_never_runs_more_than_its_cap_and_others_go_on() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.cap_groups(Some(2)).await.unwrap();
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    let hanging = queue.push_all((0..6).map(|_| act(Act::Hang, "hang").group("a")).collect()).await.unwrap();
+    eventually("two run", || async { worker.log.of("hang").len() == 2 }).await;
+    queue.push_all((0..5).map(|_| act(Act::Succeed, "other").group("b")).collect()).await.unwrap();
+    eventually("others ran", || async { worker.log.of("other").len() == 5 }).await;
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.running, stats.available), (2, 4));
+    // Each end lets the next one start.
+    for job in hanging {
+        eventually("running", || async {
+            queue.job(&job.id).await.unwrap().is_some_and(|j| j.state == State::Running)
+        })
+        .await;
+        assert!(queue.stats().await.unwrap().running <= 2);
+        queue.cancel(&job.id).await.unwrap();
+    }
+    eventually("all over", || async { queue.stats().await.unwrap().cancelled == 6 }).await;
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:run", "aq:{q}:parked"]).await, 0, "nothing is left behind");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_takes_its_worker_down_three_times_is_dead() {
+    let server = Server::start().await;
+    let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() }).await;
+    let id = queue.push(act(Act::Succeed, "poison")).await.unwrap().id;
+    for kills in 1..=3 {
+        claim_and_vanish(&server, 1).await;
+        eventually("rescued", || async {
+            queue.rescue().await.unwrap();
+            queue.job(&id).await.unwrap().is_some_and(|job| job.state != State::Running)
+        })
+        .await;
+        let job = queue.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.kills, job.attempts), (kills, kills));
+        assert_eq!(job.state, if kills < 3 { State::Available } else { State::Dead });
+    }
+}
+
+#[tokio::test]
+async fn retention_bounds_finished_jobs_by_count_and_zero_leaves_nothing() {
+    let server = Server::start().await;
+    let kept =
+        QueueOptions { retention_completed: Retention::new(Duration::from_secs(60), 10), ..QueueOptions::default() };
+    let queue = server.queue_with("q", kept).await;
+    let worker = start(&queue, WorkerOptions::default());
+    queue.push_all((0..50).map(|_| act(Act::Succeed, "a")).collect()).await.unwrap();
+    eventually("trimmed", || async { worker.log.of("a").len() == 50 && queue.stats().await.unwrap().completed == 10 })
+        .await;
+    worker.stop().await;
+    let options =
+        QueueOptions { retention_completed: Retention::NONE, result_ttl: Duration::ZERO, ..QueueOptions::default() };
+    let queue = server.queue_with("none", options).await;
+    let worker = start(&queue, WorkerOptions::default());
+    queue
+        .push_all((0..50).map(|n| act(Act::Return("x".into()), "a").group(format!("g{}", n % 3))).collect())
+        .await
+        .unwrap();
+    eventually("all ran", || async { queue.stats().await.unwrap().completed_total == 50 }).await;
+    worker.stop().await;
+    let mut left: Vec<String> = server.command(&["KEYS", "aq:{none}:*"]).await;
+    left.sort();
+    left.retain(|key| !key.contains(":wk:"));
+    assert_eq!(
+        left,
+        ["aq:{none}:days", "aq:{none}:kinds", "aq:{none}:stat", "aq:{none}:wid"],
+        "only what lives for ever is left"
+    );
+}
+
+#[tokio::test]
+async fn old_finished_jobs_are_removed_by_vacuum_and_young_ones_are_not() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    queue.push_all((0..20).map(|_| act(Act::Succeed, "a")).collect()).await.unwrap();
+    eventually("completed", || async { queue.stats().await.unwrap().completed == 20 }).await;
+    assert_eq!(queue.vacuum(Duration::from_secs(3600)).await.unwrap(), 0);
+    assert_eq!(queue.vacuum(Duration::ZERO).await.unwrap(), 20);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_unique_key_is_free_again_when_its_job_is_completed() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    for _ in 0..3 {
+        let pushed = queue.push(act(Act::Succeed, "a").unique("k", Unique::UntilDone)).await.unwrap();
+        assert!(!pushed.is_duplicate);
+        assert_eq!(queue.wait(pushed.id).await.unwrap().state, Some(State::Completed));
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn workers_can_be_pinged_quieted_and_stopped_from_afar() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    let number = queue.workers().await.unwrap()[0].number;
+    let patience = Duration::from_secs(20);
+    assert!(queue.ping_worker(number, patience).await.unwrap().is_some());
+    assert!(queue.ping_worker(number + 1, Duration::from_millis(50)).await.unwrap().is_none());
+    queue.quiet_worker(number).await.unwrap();
+    eventually("quiet", || async { queue.workers().await.unwrap()[0].is_quiet }).await;
+    queue.push(act(Act::Succeed, "a")).await.unwrap();
+    assert!(queue.ping_worker(number, patience).await.unwrap().is_some());
+    assert!(worker.log.of("a").is_empty());
+    queue.wake_worker(number).await.unwrap();
+    eventually("ran", || async { worker.log.of("a").len() == 1 }).await;
+    queue.stop_worker(number).await.unwrap();
+    worker.task.await.unwrap();
+    assert!(queue.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn dead_letters_are_filtered_and_retried_in_bulk() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    let mut jobs: Vec<_> = (0..10).map(|_| act(Act::Abort, "abort").group("a")).collect();
+    jobs.extend((0..5).map(|_| act(Act::Panic, "panic").group("b").max_attempts(1)));
+    queue.push_all(jobs).await.unwrap();
+    eventually("dead", || async { queue.stats().await.unwrap().dead == 15 }).await;
+    worker.stop().await;
+    let filter = JobFilter { error_contains: Some("boom".into()), ..JobFilter::in_state(State::Dead) };
+    let page = queue.jobs(&filter).await.unwrap();
+    assert_eq!(page.jobs.len(), 5);
+    let mut by_group: BTreeMap<String, usize> = BTreeMap::new();
+    for job in queue.jobs(&JobFilter::in_state(State::Dead)).await.unwrap().jobs {
+        *by_group.entry(job.group).or_default() += 1;
+    }
+    assert_eq!(by_group, BTreeMap::from([("a".to_owned(), 10), ("b".to_owned(), 5)]));
+    for job in page.jobs {
+        assert!(queue.retry(&job.id).await.unwrap());
+    }
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.available), (10, 5));
+}
