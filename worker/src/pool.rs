@@ -14,7 +14,7 @@ use std::{
     },
     thread,
 };
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -36,6 +36,8 @@ pub enum PoolError {
 struct Order {
     bytes: Bytes,
     is_unwanted: Arc<AtomicBool>,
+    /// Given back when the thread is done with the image, also where nobody waits for it any more.
+    admitted: OwnedSemaphorePermit,
     answer: oneshot::Sender<Result<Processed, PoolError>>,
 }
 
@@ -78,7 +80,7 @@ impl Pool {
     /// Dropped, the work stops at its next stage and its result is thrown away.
     pub async fn process(&self, bytes: Bytes) -> Result<Processed, PoolError> {
         let header = probe(&bytes, &self.settings.limits)?;
-        let megabytes = estimate_memory(&header, &self.settings).div_ceil(MEGABYTE).max(1);
+        let megabytes = (estimate_memory(&header, &self.settings) + bytes.len() as u64).div_ceil(MEGABYTE).max(1);
         let wanted = u32::try_from(megabytes).unwrap_or(u32::MAX).min(self.budget_mb);
         let waited = std::time::Instant::now();
         let admitted = self.memory.clone().acquire_many_owned(wanted).await.map_err(|_| PoolError::Closed)?;
@@ -86,9 +88,9 @@ impl Pool {
         let is_unwanted = Arc::new(AtomicBool::new(false));
         let guard = Unwanted(is_unwanted.clone());
         let (answer, result) = oneshot::channel();
-        self.orders.send(Order { bytes, is_unwanted, answer }).await.map_err(|_| PoolError::Closed)?;
+        self.orders.send(Order { bytes, is_unwanted, admitted, answer }).await.map_err(|_| PoolError::Closed)?;
         let result = result.await.map_err(|_| PoolError::Closed)?;
-        drop((guard, admitted));
+        drop(guard);
         result
     }
 }
@@ -118,8 +120,10 @@ fn work(inbox: &Mutex<mpsc::Receiver<Order>>, settings: &Settings) {
                 Err(PoolError::Panicked)
             }
         };
+        let Order { admitted, answer, .. } = order;
+        drop(admitted);
         // The caller may be gone: cancelled, timed out, or stopping.
-        drop(order.answer.send(result));
+        drop(answer.send(result));
     }
 }
 

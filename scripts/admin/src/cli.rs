@@ -185,6 +185,9 @@ pub(crate) struct PublishArgs {
     /// On this channel.
     #[arg(long, value_name = "NAME")]
     pub(crate) channel: Option<String>,
+    /// Worth delivering for so many seconds only.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl: Option<u64>,
     /// File with the event's data as JSON; `-` is standard input.
     #[arg(default_value = "-")]
     pub(crate) file: PathBuf,

@@ -5,12 +5,16 @@ use crate::{
     show,
 };
 use anyhow::{Context, bail};
-use oneiro_core::{config::Config, redis};
+use oneiro_core::{
+    auth::UserId,
+    config::Config,
+    publish::{MAX_EVENT_BYTES, NewEvent},
+    redis,
+};
 use oneiro_events::{Broker, BrokerOptions, ChannelName, Event, Publication, Subscriptions, SubscriptionsOptions};
 use std::io::Read;
 
-/// An event larger than this is refused by the sockets.
-const MAX_DATA_BYTES: u64 = 64 * 1024;
+const MAX_DATA_BYTES: u64 = MAX_EVENT_BYTES as u64;
 
 fn broker(config: &Config, client: fred::clients::Client) -> Broker {
     let options = BrokerOptions {
@@ -78,7 +82,18 @@ fn read_data(args: &PublishArgs) -> anyhow::Result<serde_json::Value> {
 }
 
 pub(crate) async fn publish(args: PublishArgs, config: &Config, json: bool) -> anyhow::Result<()> {
+    let user_id = match &args.user {
+        Some(id) => Some(UserId::parse(id).with_context(|| format!("`{id}` is not a user id"))?),
+        None => None,
+    };
     let data = read_data(&args)?;
-    let _ = (data, config, json);
-    bail!("publishing is not wired yet")
+    let event = NewEvent { r#type: args.r#type, data, user_id, channel: args.channel, ttl_seconds: args.ttl };
+    event.target()?;
+    let broker = broker(config, redis::connect(&config.redis).await?);
+    let published = event.publish(&broker, &config.realtime).await?;
+    if json {
+        return show::json(&published);
+    }
+    show::text(&format!("published on {} as number {}", published.channel, published.offset));
+    Ok(())
 }
