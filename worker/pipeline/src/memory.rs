@@ -20,7 +20,8 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         renditions.iter().filter(|rendition| rendition.parent.is_none()).map(Rendition::scale).fold(0.0, f64::max);
     let bytes_of = |pixels: u64| (pixels * u64::from(header.bytes_of_four)).div_ceil(4);
 
-    let divisor = if header.format == Format::Jpeg { decoded_divisor(scale) as u64 } else { 1 };
+    let divisor =
+        if header.format == Format::Jpeg { decoded_divisor(scale, header.width.max(header.height)) as u64 } else { 1 };
     let decoded = (width.div_ceil(divisor) + 1) * (height.div_ceil(divisor) + 1);
     let decoder = match header.format {
         // Held whole as 16-bit coefficients before the first pixel comes out.

