@@ -87,6 +87,15 @@ pub fn jpeg_with_orientation(width: u32, height: u32, orientation: u8) -> Result
     Ok(bytes)
 }
 
+/// A photograph of `tests/fixtures/photos/`, whose README says what each shows.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn fixture(name: &str) -> Result<Vec<u8>> {
+    let path = crate::project_root().join("tests/fixtures/photos").join(name);
+    std::fs::read(&path).with_context(|| format!("failed to read {}", path.display()))
+}
+
 /// Width and height of an encoded picture, decoded in full so that a broken one is found.
 ///
 /// # Errors

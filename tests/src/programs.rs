@@ -28,13 +28,13 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 #[expect(clippy::disallowed_methods, reason = "a word from scripts/test to the harness, no setting of the product")]
 fn build() -> Result<PathBuf> {
-    // This test binary is target/<profile>/deps/it-<hash>.
+    // This test binary is target/<profile>/deps/e2e-<hash>.
     let this = std::env::current_exe().context("failed to find the test binary")?;
     let folder = this.parent().and_then(Path::parent).context("the test binary is in no target folder")?.to_owned();
     if std::env::var_os("ONEIRO_TEST_BUILT").is_none() {
         // The same choice of targets as in scripts/test, so that no dependency is built twice with other features.
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--workspace", "--bins", "--test", "it"]).current_dir(project_root());
+        cargo.args(["build", "--quiet", "--workspace", "--bins", "--test", "e2e"]).current_dir(project_root());
         if folder.ends_with("release") {
             cargo.arg("--release");
         }

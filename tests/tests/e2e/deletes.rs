@@ -14,6 +14,11 @@ fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     Ok(found)
 }
 
+async fn no_file_is_left(oneiro: &Oneiro) -> Result<()> {
+    let gone = eventually("no file is left", async || Ok(files(oneiro.storage())?.is_empty().then_some(()))).await;
+    gone.with_context(|| format!("left: {:?}", files(oneiro.storage())))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_dream_is_gone_with_its_files_and_its_socket_is_told() -> Result<()> {
     let oneiro = Oneiro::start().await?;
@@ -34,7 +39,7 @@ async fn a_deleted_dream_is_gone_with_its_files_and_its_socket_is_told() -> Resu
     ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
     ada.get(&url).await?.expect(404)?;
     assert_eq!(ada.get("/api/dreams/").await?.expect(200)?.json["results"], serde_json::json!([]));
-    eventually("no file is left", async || Ok(files(oneiro.storage())?.is_empty().then_some(()))).await?;
+    no_file_is_left(&oneiro).await?;
     Ok(())
 }
 
@@ -72,7 +77,7 @@ async fn a_dream_is_deleted_while_its_images_are_processed() -> Result<()> {
     socket.update("delete_completed").await?;
     ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
     // A job that was running when the dream went must not leave a file behind, nor bring the dream back.
-    eventually("no file is left", async || Ok(files(oneiro.storage())?.is_empty().then_some(()))).await?;
+    no_file_is_left(&oneiro).await?;
     let next = ada.dream(Form::new("Next", "text").image(1, photo::jpeg(100, 100, 1)?, 0)).await?;
     ada.settled(next, "completed").await?;
     ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;

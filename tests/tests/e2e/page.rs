@@ -17,7 +17,7 @@ async fn sign_in(browser: &mut Browser, oneiro: &Oneiro) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn photos_dropped_on_the_page_appear_in_the_text_at_their_positions() -> Result<()> {
     let mut oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
-    let files = [("hills.jpg", photo::twelve_megapixels(1)?), ("tower.jpg", photo::jpeg(900, 1200, 5)?)];
+    let files = [("coffee.jpg", photo::fixture("phone.jpg")?), ("hills.jpg", photo::jpeg(900, 1200, 5)?)];
     let mut paths = Vec::new();
     for (name, bytes) in &files {
         let path = oneiro.artifacts().path(name);
@@ -28,8 +28,11 @@ async fn photos_dropped_on_the_page_appear_in_the_text_at_their_positions() -> R
     sign_in(&mut browser, &oneiro).await?;
     browser.screenshot("1-signed-in.png").await?;
 
-    browser.fill("#title", "Over the hills").await?;
-    let (before, after) = ("I walked over soft green hills. 🌄", " Then a tower stood in the fog, and I climbed it.");
+    browser.fill("#title", "The cup on the hill").await?;
+    let (before, after) = (
+        "Somebody had left a cup of coffee for me, still warm. ☕",
+        " I took it along, over soft green hills, until the sun came up.",
+    );
     browser.fill("#content", &format!("{before}{after}")).await?;
     // Each photo goes where the cursor is; the browser counts in UTF-16 code units.
     let position = before.encode_utf16().count();
@@ -68,7 +71,7 @@ async fn photos_dropped_on_the_page_appear_in_the_text_at_their_positions() -> R
     let shapes = browser
         .evaluate(&format!("[...{card}.querySelectorAll('img')].map(img => img.naturalWidth > img.naturalHeight)"))
         .await?;
-    assert_eq!(shapes, json!([true, false]), "the wide photo first");
+    assert_eq!(shapes, json!([true, false]), "the cup first, turned upright");
 
     // A reload shows the same from REST; a narrow screen has room for it.
     browser.resize(390, 844).await?;

@@ -1,7 +1,7 @@
 //! What the programs say before they do anything.
 
 use anyhow::{Context, Result};
-use oneiro_tests::{Spawn, free_port, program};
+use oneiro_tests::{Oneiro, Spawn, Tier, free_port, program};
 
 const PROGRAMS: [&str; 4] = ["api", "ws", "worker", "oneiro"];
 const SECRET: &str = "a secret for tests only, longer than 32 bytes";
@@ -100,16 +100,13 @@ async fn port_as_procfile_runners_set_it_moves_the_address() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_address_is_a_clear_error() -> Result<()> {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let addr = taken.local_addr()?.to_string();
-    for (name, variable) in [("api", "HTTP_ADDR"), ("ws", "WS_ADDR")] {
-        // Nothing answers at this Redis: whether it does must not matter to the message.
-        let spawn = Spawn::new(program(name)?).env("JWT_SECRET", SECRET).env(variable, &addr);
-        let spawn = spawn.env("REDIS_URL", format!("redis://127.0.0.1:{}", free_port()));
-        let dir = tempfile::tempdir()?;
-        let (code, out, errors) = spawn.env("STORAGE_URL", format!("file://{}", dir.path().display())).run().await?;
+    let oneiro = Oneiro::builder().workers(0).start().await?;
+    // The same settings again, beside the programs that have them already.
+    for (name, tier) in [("api", Tier::Api), ("ws", Tier::Ws)] {
+        let (code, out, errors) = Spawn::new(program(name)?).envs(oneiro.env()).run().await?;
         assert_ne!(code, 0, "{name}");
-        assert!(format!("{out}{errors}").contains(&addr), "{name} names the address: {out}{errors}");
+        let said = format!("{out}{errors}");
+        assert!(said.contains(&oneiro.port(tier).to_string()), "{name} names the address: {said}");
     }
     Ok(())
 }
