@@ -340,6 +340,10 @@ impl Broker {
         Ok(Read { publications, position, first_retained: first_retained.as_u64() })
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn keys(&self, channel: &ChannelName) -> [String; 2] {
         [keys::meta(&self.options.key_prefix, channel), keys::stream(&self.options.key_prefix, channel)]
     }

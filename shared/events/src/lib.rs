@@ -11,12 +11,15 @@
 //! connection was down, or while the process was too slow, is read from the streams and delivered in order, once. What cannot be
 //! had back is told as an [`Event::Gap`].
 //!
+//! [`presence`] counts who is connected, across processes.
+//!
 //! This crate does not look inside payloads, and knows nothing of who may read what.
 
 mod broker;
 mod channel;
 mod error;
 mod keys;
+pub mod presence;
 mod script;
 mod subscriptions;
 

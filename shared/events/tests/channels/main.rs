@@ -5,6 +5,7 @@
 mod redis;
 
 mod broker;
+mod presence;
 mod subscriptions;
 
 use oneiro_events::{Broker, BrokerOptions, ChannelName};
