@@ -10,32 +10,19 @@ use super::{
     session::{Dialect, ErrorCode, Session, unavailable},
 };
 use oneiro_core::{
-    auth::{Claims, UserId},
+    auth::Claims,
     config::RealtimeSettings,
     dreams::Dream,
 };
-use oneiro_events::{ChannelName, Epoch, MAX_CHANNEL_BYTES, Position};
+use oneiro_events::{ChannelName, Epoch, Position};
 
 /// Events in one `history` answer, unless fewer were asked for.
 const MAX_HISTORY: u64 = 100;
 /// Names looked at in one message.
 const MAX_NAMES: usize = 200;
 
-/// Everybody's channels, by the names that clients and publishers use.
-pub(crate) const SHARED: [&str; 4] = ["notifications", "alerts", "orders", "materials"];
-
-/// The channel of one user. Ids that a channel name cannot hold are written in hexadecimal behind `x-`.
-pub(crate) fn user_channel(user: &UserId) -> ChannelName {
-    let plain = format!("user_{user}");
-    if !user.as_str().starts_with("x-")
-        && let Ok(channel) = plain.parse()
-    {
-        return channel;
-    }
-    let mut hex: String = user.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
-    hex.truncate(MAX_CHANNEL_BYTES - "user_x-".len());
-    format!("user_x-{hex}").parse().expect("hexadecimal digits, cut to fit")
-}
+// Who publishes, and from where, must not matter: the names are the ones that `oneiro publish` uses.
+pub(crate) use oneiro_core::publish::{SHARED_CHANNELS as SHARED, user_channel};
 
 /// A channel that the session is in.
 pub(crate) struct Joined {
@@ -422,15 +409,6 @@ fn since_of(message: &Fields<'_>, channel: &ChannelName) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_user_has_a_channel_of_its_own() {
-        let channel = |id: &str| user_channel(&UserId::parse(id).unwrap()).to_string();
-        assert_eq!(channel("7"), "user_7");
-        assert_eq!(channel("a b"), "user_x-612062");
-        assert_ne!(channel("x-612062"), channel("a b"));
-        assert!(channel(&"ü".repeat(64)).len() <= MAX_CHANNEL_BYTES);
-    }
 
     #[test]
     fn since_is_read_for_one_channel_and_for_many() {

@@ -168,6 +168,15 @@ mod tests {
     }
 
     #[test]
+    fn every_user_has_a_channel_of_its_own() {
+        let channel = |id: &str| user_channel(&UserId::parse(id).unwrap()).to_string();
+        assert_eq!(channel("7"), "user_7");
+        assert_eq!(channel("a b"), "user_x-612062");
+        assert_ne!(channel("x-612062"), channel("a b"));
+        assert!(channel(&"ü".repeat(64)).len() <= MAX_CHANNEL_BYTES);
+    }
+
+    #[test]
     fn each_type_has_its_channel() {
         for (json, channel) in [
             (serde_json::json!({"type": "alert", "data": {}}), "alerts"),
