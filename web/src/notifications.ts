@@ -69,8 +69,12 @@ export class NotificationsSocket extends ReplayingSocket<
       this.unwanted.delete(channel);
     }
     // Not open: restore() does it as soon as it is.
-    if (since === undefined) this.connection.send(subscribeFrame(channels));
-    else for (const channel of replayed) this.subscribeSince(channel, since);
+    if (since === undefined) {
+      this.connection.send({ type: "subscribe", channels: [...channels] });
+    } else {
+      for (const channel of replayed) this.replay.setPoint(channel, since);
+      this.askReplay(this.sinceFrames(replayed), replayed);
+    }
     let isOver = false;
     return () => {
       if (isOver) return;
@@ -119,22 +123,28 @@ export class NotificationsSocket extends ReplayingSocket<
   /** After a (re)connect: everything that was followed before, each from where it was left. */
   protected override restore(): void {
     const channels = [...this.wanted.keys()];
-    const fresh = channels.filter((channel) => this.replay.point(channel) === undefined);
+    // Implicit channels are chosen by name and replayed by `resume`; the others are joined where their point is told.
+    const fresh = channels.filter((channel) => IMPLICIT.has(channel) || this.replay.point(channel) === undefined);
     if (this.isNarrowed) this.connection.send({ type: "subscribe", channels: fresh, mode: "replace" });
-    else if (fresh.length > 0) this.connection.send(subscribeFrame(fresh));
+    else if (fresh.length > 0) this.connection.send({ type: "subscribe", channels: fresh });
     if (this.unwanted.size > 0) this.connection.send({ type: "unsubscribe", channels: [...this.unwanted] });
-    for (const channel of this.replay.channels()) {
-      const point = this.replay.point(channel);
-      if (point === undefined) continue;
-      if (this.wanted.has(channel)) this.subscribeSince(channel, point);
-      // A channel that nobody subscribed is one that every user has.
-      else this.resume(point, channel);
-    }
+    const replayed = this.replay.channels();
+    const left = replayed.filter((channel) => this.wanted.has(channel) && !IMPLICIT.has(channel));
+    // A channel that nobody subscribed is one that every user has, and the connection comes with it.
+    const own = replayed.filter((channel) => !left.includes(channel));
+    this.askReplay([...this.sinceFrames(left), ...this.resumeFrames(own)], replayed);
   }
 
-  private subscribeSince(channel: string, since: HistoryPoint): void {
-    this.replay.setPoint(channel, since);
-    this.askReplay(subscribeFrame([channel], since), channel);
+  /** One frame that subscribes `channels`, each from its point. */
+  private sinceFrames(channels: readonly string[]): ExtensionClientFrame[] {
+    const points = channels.flatMap((channel) => {
+      const point = this.replay.point(channel);
+      return point === undefined ? [] : [[channel, { epoch: point.epoch, offset: point.seq }] as const];
+    });
+    const [first] = points;
+    if (first === undefined) return [];
+    const since = points.length === 1 ? first[1] : Object.fromEntries(points);
+    return [{ type: "subscribe", channels: [...channels], since }];
   }
 
   private leave(channels: readonly string[]): void {
@@ -147,9 +157,4 @@ export class NotificationsSocket extends ReplayingSocket<
     for (const channel of left) this.replay.forget(channel);
     if (left.length > 0) this.connection.send({ type: "unsubscribe", channels: left });
   }
-}
-
-function subscribeFrame(channels: readonly string[], since?: HistoryPoint): ExtensionClientFrame {
-  const frame = { type: "subscribe", channels: [...channels] } as const;
-  return since === undefined ? frame : { ...frame, since: { epoch: since.epoch, offset: since.seq } };
 }

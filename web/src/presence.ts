@@ -77,9 +77,7 @@ export class PresenceSocket extends ReplayingSocket<PresenceServerFrame, Presenc
 
   protected override restore(): void {
     if (this.own !== null) this.connection.send(this.own);
-    for (const channel of this.replay.channels()) {
-      const point = this.replay.point(channel);
-      if (point !== undefined) this.resume(point, channel);
-    }
+    const channels = this.replay.channels();
+    this.askReplay(this.resumeFrames(channels), channels);
   }
 }

@@ -25,7 +25,10 @@ interface Pending<Event> {
 
 /** How far each channel has been seen. Bounded by the channels that a user follows. */
 export class Replay<Event extends Positioned> {
+  /** The newest event delivered. */
   private readonly points = new Map<string, HistoryPoint>();
+  /** Where the server says that nothing older can be had: to resume from, but no proof that anything was delivered. */
+  private readonly floors = new Map<string, HistoryPoint>();
   private readonly pending = new Map<string, Pending<Event>>();
 
   /** Whether `event` is new, old, or too early. An event without a position is always new. */
@@ -56,9 +59,10 @@ export class Replay<Event extends Positioned> {
     if (pending !== undefined) pending.end = { epoch, seq };
   }
 
-  /** The server cannot replay: nothing up to here will come. */
+  /** The server cannot replay: of what came before this point, only what is on its way already will come. */
   failed({ channel, epoch, seq }: ResumeFailedFrame): void {
-    this.points.set(channel, { epoch, seq });
+    this.floors.set(channel, { epoch, seq });
+    if (this.points.get(channel)?.epoch !== epoch) this.points.delete(channel);
   }
 
   /** The replay of `channel` is over; returns what was held back and is to be delivered now, oldest first. */
@@ -82,21 +86,25 @@ export class Replay<Event extends Positioned> {
 
   /** Where to resume `channel`. */
   point(channel: string): HistoryPoint | undefined {
-    return this.points.get(channel);
+    const [point, floor] = [this.points.get(channel), this.floors.get(channel)];
+    if (point === undefined || floor === undefined) return point ?? floor;
+    return point.epoch === floor.epoch && floor.seq > point.seq ? floor : point;
   }
 
+  /** Begins `channel` at `point`: what came up to there counts as delivered. */
   setPoint(channel: string, point: HistoryPoint): void {
     this.points.set(channel, point);
   }
 
   forget(channel: string): void {
     this.points.delete(channel);
+    this.floors.delete(channel);
     this.pending.delete(channel);
   }
 
   /** Every channel that has a point. */
   channels(): readonly string[] {
-    return [...this.points.keys()];
+    return [...new Set([...this.points.keys(), ...this.floors.keys()])];
   }
 
   private isOld(channel: string, { epoch, seq }: HistoryPoint): boolean {

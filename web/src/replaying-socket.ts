@@ -56,7 +56,7 @@ export abstract class ReplayingSocket<
   resume(point: HistoryPoint, channel?: string): boolean {
     const { epoch, seq } = point;
     const named = channel === undefined ? {} : { channel };
-    return this.askReplay({ type: "resume", ...named, epoch, seq }, channel);
+    return this.askReplay([{ type: "resume", ...named, epoch, seq }], channel === undefined ? [] : [channel]);
   }
 
   /** Acknowledges everything up to `seq`. `false` unless open. */
@@ -69,16 +69,28 @@ export abstract class ReplayingSocket<
     return this.connection.send({ type: "history", channel, limit });
   }
 
-  /** Sends `frame`, by which `channel` is replayed, and lets its new events wait until that is over. */
-  protected askReplay(frame: ExtensionClientFrame, channel: string | undefined): boolean {
-    if (!this.connection.send(frame)) return false;
-    if (channel === undefined) return true;
-    this.replay.begin(channel);
+  /**
+   * Sends `frames`, by which `channels` are replayed, and lets their new events wait until that is over: one ping after
+   * them all, for servers limit the rate of messages. `false` unless open.
+   */
+  protected askReplay(frames: readonly ExtensionClientFrame[], channels: readonly string[]): boolean {
+    for (const frame of frames) if (!this.connection.send(frame)) return false;
+    if (channels.length === 0) return true;
+    for (const channel of channels) this.replay.begin(channel);
     this.connection.roundTrip((isAnswered) => {
       // A connection that broke has abandoned the replay, and the next one may have begun another.
-      if (isAnswered) for (const event of this.replay.finish(channel)) this.deliver(event);
+      if (!isAnswered) return;
+      for (const channel of channels) for (const event of this.replay.finish(channel)) this.deliver(event);
     });
     return true;
+  }
+
+  /** The frames that resume those of `channels` that have a point. */
+  protected resumeFrames(channels: readonly string[]): ExtensionClientFrame[] {
+    return channels.flatMap((channel) => {
+      const point = this.replay.point(channel);
+      return point === undefined ? [] : [{ type: "resume", channel, ...point } as const];
+    });
   }
 
   protected override judge(frame: In): Verdict {

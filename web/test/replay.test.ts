@@ -50,10 +50,22 @@ describe("a replay", () => {
     const replay = new Replay();
     replay.judge(at(5));
     replay.begin("c");
-    replay.judge(at(41, "f"));
     replay.failed(lost(40, "f"));
-    assert.equal(replay.judge(at(40, "f")), "stale");
-    assert.deepEqual(seqs(replay.finish("c")), [41]);
+    assert.deepEqual(replay.finish("c"), []);
+    assert.deepEqual(replay.point("c"), { epoch: "f", seq: 40 });
+    assert.deepEqual(replay.channels(), ["c"]);
+    assert.equal(replay.judge(at(41, "f")), "deliver");
+    assert.deepEqual(replay.point("c"), { epoch: "f", seq: 41 });
+  });
+
+  it("loses nothing that was on its way when the server said that the rest is lost", () => {
+    const replay = new Replay();
+    replay.judge(at(5));
+    replay.begin("c");
+    replay.judge(at(39, "f"));
+    replay.failed(lost(40, "f"));
+    replay.judge(at(40, "f"));
+    assert.deepEqual(seqs(replay.finish("c")), [39, 40]);
   });
 
   it("delivers what was held though the server knows no replays", () => {

@@ -79,6 +79,12 @@ export type ExtensionServerFrame =
   | ResumeFailedFrame
   | AuthenticatedFrame;
 
+/** A {@link HistoryPoint} as `subscribe` writes it. */
+export interface SincePoint {
+  readonly epoch: string;
+  readonly offset: number;
+}
+
 /** What a client may send. */
 export type ExtensionClientFrame =
   | { readonly type: "authenticate"; readonly token: string }
@@ -87,8 +93,8 @@ export type ExtensionClientFrame =
       readonly channels: readonly string[];
       /** `replace` narrows to exactly these; absent: in addition. */
       readonly mode?: "replace";
-      /** Replay what came after this point first. */
-      readonly since?: { readonly epoch: string; readonly offset: number };
+      /** Replay what came after this point first, or, for several channels, after the point of each. */
+      readonly since?: SincePoint | { readonly [channel: string]: SincePoint };
     }
   | { readonly type: "unsubscribe"; readonly channels: readonly string[] }
   | { readonly type: "resume"; readonly channel?: string; readonly epoch: string; readonly seq: number }
