@@ -61,15 +61,38 @@ impl QueueError {
 
 impl From<fred::error::Error> for QueueError {
     fn from(error: fred::error::Error) -> Self {
-        use fred::error::ErrorKind::{Backpressure, Canceled, Cluster, IO, Sentinel, Timeout};
-        // Replies of a server that is loading, full, demoted or losing its majority pass with time.
-        const PASSING: [&str; 8] =
-            ["LOADING", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF"];
-        let is_passing = matches!(error.kind(), IO | Timeout | Canceled | Cluster | Sentinel | Backpressure)
-            || PASSING.iter().any(|word| error.details().starts_with(word))
-            // A script that meets one of these carries the code inside its own message.
-            || error.details().contains("-OOM") || error.details().contains("OOM command not allowed")
-            || error.details().contains("-READONLY") || error.details().contains("-MISCONF");
+        use fred::error::ErrorKind::{Backpressure, Canceled, Cluster, IO, Routing, Sentinel, Timeout, Unknown};
+        /// Replies of a server that is loading, full, demoted or losing its majority pass with time. A script that meets one
+        /// carries the code inside its own message.
+        const PASSING: [&str; 9] =
+            ["LOADING", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "UNBLOCKED"];
+        let details = error.details();
+        let is_of_server = details.split_whitespace().next().is_some_and(|w| w.chars().all(|c| c.is_ascii_uppercase()));
+        let is_passing = match error.kind() {
+            IO | Timeout | Canceled | Cluster | Sentinel | Backpressure | Routing => true,
+            // The client gives this kind to what has no other, also to its own trouble with a lost connection; what a server
+            // says begins with a code in capitals.
+            Unknown if !is_of_server => true,
+            _ => PASSING.iter().any(|code| details.starts_with(code) || details.contains(&format!("-{code}"))),
+        } || details.contains("OOM command not allowed");
         if is_passing { Self::Unavailable(error) } else { Self::Refused(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::error::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn trouble_that_passes_is_told_from_refusals() {
+        let is_transient = |kind, text: &'static str| QueueError::from(Error::new(kind, text)).is_transient();
+        assert!(is_transient(ErrorKind::Unknown, "Failed to route command."));
+        assert!(is_transient(ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"));
+        assert!(is_transient(ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'."));
+        assert!(is_transient(ErrorKind::IO, "connection reset"));
+        assert!(!is_transient(ErrorKind::Unknown, "ERR unknown command"));
+        assert!(!is_transient(ErrorKind::Unknown, "WRONGTYPE Operation against a key holding the wrong kind of value"));
     }
 }

@@ -9,7 +9,8 @@
 //! | `q:<prio>:<kind>:<group>` | list | ids of available jobs, oldest first | while not empty |
 //! | `r:<prio>:<kind>` | list | groups with available jobs, next one first | while not empty |
 //! | `parked` | hash | group at its cap -> its lanes | until a job of the group ends |
-//! | `run` | hash | group -> running jobs | while not 0 |
+//! | `capped` | hash | running job that counts against a cap -> group | while running |
+//! | `run` | hash | group -> such jobs | while not 0 |
 //! | `sched`, `retry` | zset | id -> due ms | until due |
 //! | `lease` | zset | id -> fencing token = worker number * 2^28 + count | while running |
 //! | `done`, `cancelled`, `dead` | zset | id -> ms of the end | retention |

@@ -46,7 +46,7 @@ pub use job::{Job, NewJob, Priority, Pushed, RetryPolicy, Unique};
 pub use name::QueueName;
 pub use options::{QueueOptions, Retention};
 pub use queue::{
-    CancelOutcome, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue, QueueStats, RunningJob, State,
-    WorkerRecord, list_queues,
+    CancelOutcome, Explanation, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue, QueueStats,
+    RunningJob, State, WorkerRecord, list_queues,
 };
 pub use worker::{FredStorage, JobContext, Settle, SettleLayer, WorkerOptions};

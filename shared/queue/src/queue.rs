@@ -2,6 +2,7 @@
 
 mod admin;
 mod adopt;
+mod explain;
 mod inspect;
 mod outcome;
 mod push;
@@ -19,6 +20,7 @@ use fred::{
 };
 
 pub use admin::CancelOutcome;
+pub use explain::Explanation;
 pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats, State};
 pub use outcome::Outcome;
 pub(crate) use outcome::Waiting;

@@ -34,12 +34,12 @@ local function recover(wid)
   local recs = call('HMGET', JOBS, unpack(ids))
   local started = call('HMGET', P .. 'started', unpack(ids))
   call('ZREM', LEASE, unpack(ids))
+  uncount(ids)
   call('HDEL', P .. 'started', unpack(ids))
   for k, id in ipairs(ids) do
     local rec = recs[k]
     if rec then
       local h = head(rec)
-      group_done(h.group, 1)
       -- A prefetching worker holds jobs that it never started: those are only suspects, and from then on mark
       -- their start, so that the next death is counted against the jobs that really ran.
       local ran = not is_prefetching or started[k] == wid

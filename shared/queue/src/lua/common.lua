@@ -28,7 +28,10 @@ local function stamped(r, state, attempts, kills)
 end
 
 -- One token is enough: the worker that takes it passes it on while work remains.
+local awake, known = {}, {}
 local function wake(kind)
+  if awake[kind] then return end
+  awake[kind] = true
   local key = P .. 'wk:' .. kind
   if call('EXISTS', key) == 0 then call('RPUSH', key, '1') end
 end
@@ -39,7 +42,10 @@ local function ready(ids, prio, kind, group, front)
   local n = call(front and 'LPUSH' or 'RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids))
   if n == #ids then
     call('RPUSH', P .. 'r:' .. lane, group)
-    call('SADD', P .. 'kinds', kind)
+    if not known[kind] then
+      known[kind] = true
+      call('SADD', P .. 'kinds', kind)
+    end
   end
   wake(kind)
 end
@@ -55,11 +61,21 @@ local function unpark(group)
   end
 end
 
--- n jobs of the group stopped running.
-local function group_done(group, n)
-  if group == '' or n == 0 then return end
-  if call('HINCRBY', RUN, group, -n) <= 0 then call('HDEL', RUN, group) end
-  unpark(group)
+-- These jobs stopped running. Which of them count against their group's cap is written down when they are claimed, so
+-- a queue without caps pays one EXISTS, and a cap that comes or goes while jobs run miscounts none.
+local function uncount(ids)
+  if call('EXISTS', P .. 'capped') == 0 then return end
+  local groups = call('HMGET', P .. 'capped', unpack(ids))
+  call('HDEL', P .. 'capped', unpack(ids))
+  local ended = {}
+  for k = 1, #ids do
+    local group = groups[k]
+    if group then ended[group] = (ended[group] or 0) + 1 end
+  end
+  for group, n in pairs(ended) do
+    if call('HINCRBY', RUN, group, -n) <= 0 then call('HDEL', RUN, group) end
+    unpark(group)
+  end
 end
 
 local function count(field, n) call('HINCRBY', P .. 'stat', field, n) end
@@ -77,8 +93,9 @@ local function notify(ids, state)
   end
 end
 
--- Side tables are usually absent; HDEL on a missing key is one lookup.
+-- Side tables are usually absent, and one call tells.
 local function forget_extras(ids)
+  if call('EXISTS', P .. 'err', P .. 'prog', P .. 'cancels', P .. 'started') == 0 then return end
   call('HDEL', P .. 'err', unpack(ids))
   call('HDEL', P .. 'prog', unpack(ids))
   call('SREM', P .. 'cancels', unpack(ids))

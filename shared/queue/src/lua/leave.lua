@@ -12,11 +12,11 @@ if #ids == 0 then
 end
 local recs = call('HMGET', JOBS, unpack(ids))
 call('ZREM', LEASE, unpack(ids))
+uncount(ids)
 local now = clock()
 for k, id in ipairs(ids) do
   if recs[k] then
     local h = head(recs[k])
-    group_done(h.group, 1)
     if call('SISMEMBER', P .. 'cancels', id) == 1 then
       cancelled(id, recs[k], h, now)
     else

@@ -3,7 +3,7 @@
 -- ARGV[1]  worker number   [2] token of the first job to claim   [3] how many to claim (at most 500)   [4] kind
 -- ARGV[5]  ms to keep a completed job   [6] how many completed jobs to keep   [7] ms to keep a result
 -- ARGV[8]  ms to keep a dead or cancelled job   [9] how many of each   [10] most due jobs to move
--- ARGV[11] number of buckets of plain completions; each: group, n (at most 500), n ids, n tokens
+-- ARGV[11] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
 -- then     any number of (id, token, outcome, delay ms, error, result); outcome: c completed, r failed, d dead,
 --          x cancelled, u returned without spending an attempt
 -- returns  {status, ms until the next due job or -1, ids whose lease was lost, claimed ids, their records, more}
@@ -16,8 +16,8 @@ local lost = {}
 local i = 12
 
 for _ = 1, tonumber(ARGV[11]) do
-  local group, n = ARGV[i], tonumber(ARGV[i + 1])
-  local a, t = i + 2, i + 1 + n
+  local n = tonumber(ARGV[i])
+  local a, t = i + 1, i + n
   local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, t))
   local ids = {}
   for k = 1, n do
@@ -35,7 +35,7 @@ for _ = 1, tonumber(ARGV[11]) do
       forget(ids)
     end
     completed(#ids, now)
-    group_done(group, #ids)
+    uncount(ids)
     notify(ids, 'c')
   end
   i = t + n + 1
@@ -48,10 +48,10 @@ local function settle(id, token, outcome, delay, err, result)
   end
   call('ZREM', LEASE, id)
   call('HDEL', P .. 'started', id)
+  uncount({ id })
   local rec = call('HGET', JOBS, id)
   if not rec then return end
   local h = head(rec)
-  group_done(h.group, 1)
   local is_cancelled = call('SISMEMBER', P .. 'cancels', id) == 1
   if outcome == 'c' then
     if result ~= '' then call('SET', P .. 'res:' .. id, result, 'PX', ARGV[7]) end
@@ -149,42 +149,44 @@ end
 local ids, recs, groups = {}, {}, {}
 local cap = cfg[4] and tonumber(cfg[4])
 local running = {}
+local function room_of(group)
+  if not running[group] then running[group] = tonumber(call('HGET', RUN, group) or 0) end
+  return cap - running[group]
+end
+local function park(group, lane)
+  local lanes = call('HGET', P .. 'parked', group)
+  call('HSET', P .. 'parked', group, lanes and (lanes .. ',' .. lane) or lane)
+end
+-- Serves the lane's groups in turn, each with an equal share of what is wanted, until n jobs are taken or none is left.
 local function take(prio, n)
   local lane = prio .. ':' .. kind
   local rotation = P .. 'r:' .. lane
-  local tries = call('LLEN', rotation)
-  while n > 0 and tries > 0 do
-    local group = call('LPOP', rotation)
-    if not group then break end
-    local share = floor(n / tries)
-    if share < 1 then share = 1 end
-    local is_parked = false
-    if cap and group ~= '' then
-      if not running[group] then running[group] = tonumber(call('HGET', RUN, group) or 0) end
-      local room = cap - running[group]
-      if room < share then share = room end
-      if share <= 0 then
-        is_parked = true
-        local lanes = call('HGET', P .. 'parked', group)
-        call('HSET', P .. 'parked', group, lanes and (lanes .. ',' .. lane) or lane)
-        tries = tries - 1
-      end
-    end
-    if not is_parked then
-      local list = P .. 'q:' .. lane .. ':' .. group
-      local got = call('LPOP', list, share) or {}
-      for k = 1, #got do
-        ids[#ids + 1] = got[k]
-        groups[#ids] = group
-      end
-      n = n - #got
-      if running[group] then running[group] = running[group] + #got end
-      if #got == share and call('EXISTS', list) == 1 then
-        call('RPUSH', rotation, group)
+  local waiting = call('LLEN', rotation)
+  while n > 0 and waiting > 0 do
+    local turn = call('LPOP', rotation, min(n, waiting, 500)) or {}
+    if #turn == 0 then break end
+    local share = floor(n / #turn)
+    local back = {}
+    for _, group in ipairs(turn) do
+      local most = share
+      if cap and group ~= '' then most = min(share, room_of(group)) end
+      if most <= 0 then
+        park(group, lane)
       else
-        tries = tries - 1
+        local list = P .. 'q:' .. lane .. ':' .. group
+        local got = call('LPOP', list, most) or {}
+        local at = #ids
+        for k = 1, #got do
+          ids[at + k] = got[k]
+          groups[at + k] = group
+        end
+        n = n - #got
+        if running[group] then running[group] = running[group] + #got end
+        if #got == most and call('EXISTS', list) == 1 then back[#back + 1] = group end
       end
     end
+    waiting = waiting - #turn + #back
+    if #back > 0 then call('RPUSH', rotation, unpack(back)) end
   end
   return n
 end
@@ -212,7 +214,7 @@ local claimed = 0
 if #ids > 0 then
   local found = call('HMGET', JOBS, unpack(ids))
   local is_ghost = has_ghosts and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
-  local z, per_group, kept = {}, {}, {}
+  local z, counted, kept = {}, {}, {}
   for k = 1, #ids do
     local r = found[k]
     if r and byte(r, 1) == 97 and not (is_ghost and is_ghost[k] == 1) then
@@ -220,8 +222,10 @@ if #ids > 0 then
       kept[claimed], recs[claimed] = ids[k], r
       z[2 * claimed - 1] = base + claimed - 1
       z[2 * claimed] = ids[k]
-      local g = groups[k]
-      if g ~= '' then per_group[g] = (per_group[g] or 0) + 1 end
+      if cap and groups[k] ~= '' then
+        counted[#counted + 1] = ids[k]
+        counted[#counted + 1] = groups[k]
+      end
     else
       -- Cancelled, deleted or moved while it waited; its place in the list ends here.
       call('SREM', P .. 'ghosts', ids[k])
@@ -231,7 +235,10 @@ if #ids > 0 then
   if claimed > 0 then
     call('ZADD', LEASE, unpack(z))
     call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
-    for g, n in pairs(per_group) do call('HINCRBY', RUN, g, n) end
+    if #counted > 0 then
+      call('HSET', P .. 'capped', unpack(counted))
+      for k = 2, #counted, 2 do call('HINCRBY', RUN, counted[k], 1) end
+    end
   end
 end
 local more = 0

@@ -76,8 +76,7 @@ impl Queue {
             match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),
                 Err(QueueError::Unavailable(error))
-                    if resends < RESENDS
-                        && matches!(error.kind(), fred::error::ErrorKind::IO | fred::error::ErrorKind::Canceled) =>
+                    if resends < RESENDS && !matches!(error.kind(), fred::error::ErrorKind::Timeout) =>
                 {
                     resends += 1;
                     tokio::time::sleep(Duration::from_millis(50 << resends)).await;

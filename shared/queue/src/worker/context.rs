@@ -53,7 +53,6 @@ struct Inner {
     id: JobId,
     token: AtomicU64,
     record: Record,
-    group: Bytes,
     meta: OnceLock<BTreeMap<String, String>>,
     wish: AtomicU8,
     wished: Notify,
@@ -72,13 +71,11 @@ impl std::fmt::Debug for JobContext {
 
 impl JobContext {
     pub(crate) fn new(id: JobId, token: u64, record: Record, shared: Weak<Shared>) -> Self {
-        let group = Bytes::copy_from_slice(record.group.as_bytes());
         Self {
             inner: Arc::new(Inner {
                 id,
                 token: AtomicU64::new(token),
                 record,
-                group,
                 meta: OnceLock::new(),
                 wish: AtomicU8::new(ON),
                 wished: Notify::new(),
@@ -172,10 +169,6 @@ impl JobContext {
 
     pub(crate) fn token(&self) -> u64 {
         self.inner.token.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn group(&self) -> Bytes {
-        self.inner.group.clone()
     }
 
     pub(crate) fn timeout(&self) -> Option<Duration> {

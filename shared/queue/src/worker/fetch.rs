@@ -1,7 +1,6 @@
 //! The task that keeps a worker fed: one round trip settles what ended and claims what is next.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -268,7 +267,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     let end = End::Dead { message: error.to_string() };
-                    self.unsettled.push(Finish { id, token, group: Bytes::new(), is_plain: false, attempt: 0, end });
+                    self.unsettled.push(Finish { id, token, is_plain: false, attempt: 0, end });
                 }
             }
         }
@@ -278,14 +277,8 @@ impl Fetcher {
 
     /// The job as apalis runs it; `None` when it cannot run here.
     fn task(&mut self, context: JobContext, payload: &[u8]) -> Option<Task<Vec<u8>>> {
-        let refuse = |end| Finish {
-            id: context.id(),
-            token: context.token(),
-            group: context.group(),
-            is_plain: false,
-            attempt: context.attempt(),
-            end,
-        };
+        let refuse =
+            |end| Finish { id: context.id(), token: context.token(), is_plain: false, attempt: context.attempt(), end };
         if let Some(Err(error)) = self.check.map(|check| check(payload)) {
             let message = format!("failed to read the arguments: {error}");
             let delay_ms = crate::options::millis(crate::RetryPolicy::default().backoff(context.attempt()));
@@ -403,14 +396,7 @@ impl Fetcher {
                     || self.shared.finishes.lock().iter().chain(&self.unsettled).any(|finish| finish.token == *token);
                 if !is_known {
                     let end = End::Returned { delay_ms: 0 };
-                    self.unsettled.push(Finish {
-                        id,
-                        token: *token,
-                        group: Bytes::new(),
-                        is_plain: false,
-                        attempt: 0,
-                        end,
-                    });
+                    self.unsettled.push(Finish { id, token: *token, is_plain: false, attempt: 0, end });
                 }
             }
             if is_last {
@@ -450,13 +436,4 @@ async fn wait_for_work(client: Client, key: String) -> bool {
 
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
-}
-
-/// Ends that need no look at their job's record, by group.
-pub(crate) fn plain_by_group(settled: &[Finish]) -> BTreeMap<&Bytes, Vec<&Finish>> {
-    let mut groups: BTreeMap<&Bytes, Vec<&Finish>> = BTreeMap::new();
-    for finish in settled.iter().filter(|finish| step::is_plain(finish)) {
-        groups.entry(&finish.group).or_default().push(finish);
-    }
-    groups
 }

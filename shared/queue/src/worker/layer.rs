@@ -115,8 +115,9 @@ where
         let run = self.service.call(task).map(|outcome| outcome.map_err(Into::into));
         async move {
             context.start();
-            if context.kills() > 0 {
-                mark_start(&held.shared, &context).await;
+            if context.kills() > 0 && !mark_start(&held.shared, &context).await {
+                held.settle(End::Returned { delay_ms: 0 });
+                return Err(Interrupted::Lost.into());
             }
             let outcome = supervise(run, &context, held.shared.options.cancel_grace).await;
             let end = end_of(&outcome, &context, policy, &held.shared);
@@ -127,12 +128,17 @@ where
     }
 }
 
-/// A job whose earlier worker died says that it really starts now, before it can take this worker down too.
-async fn mark_start(shared: &Shared, context: &JobContext) {
+/// A job whose earlier worker died says that it really starts now, before it can take this worker down too. One that cannot
+/// say so does not start: its next death would not be counted.
+async fn mark_start(shared: &Shared, context: &JobContext) -> bool {
     let number = shared.number.load(std::sync::atomic::Ordering::Relaxed);
     let args = vec![id_value(context.id()), context.token().to_string().into(), number.into()];
-    if let Err(error) = shared.queue.run::<i64>(&scripts::MARK, args).await {
-        tracing::debug!(%error, job.id = %context.id(), "failed to note the start of a job that was run before");
+    match shared.queue.run::<i64>(&scripts::MARK, args).await {
+        Ok(noted) => noted == 1,
+        Err(error) => {
+            tracing::debug!(%error, job.id = %context.id(), "failed to note the start of a job that was run before");
+            false
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use apalis_core::{task::Task, worker::context::WorkerContext};
-use bytes::Bytes;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -42,7 +41,6 @@ pub(crate) enum End {
 pub(crate) struct Finish {
     pub(crate) id: JobId,
     pub(crate) token: u64,
-    pub(crate) group: Bytes,
     pub(crate) is_plain: bool,
     pub(crate) attempt: u32,
     pub(crate) end: End,
@@ -102,7 +100,6 @@ impl Shared {
             self.finishes.lock().push(Finish {
                 id: context.id(),
                 token: context.token(),
-                group: context.group(),
                 is_plain: context.is_plain(),
                 attempt: context.attempt(),
                 end,

@@ -5,10 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fred::types::Value;
 
-use super::{
-    fetch::plain_by_group,
-    shared::{End, Finish},
-};
+use super::shared::{End, Finish};
 use crate::{
     JobError, JobId, QueueError, QueueOptions,
     options::{int, millis},
@@ -48,14 +45,15 @@ pub(crate) struct Reply {
     pub(crate) has_more: bool,
 }
 
-pub(crate) fn is_plain(finish: &Finish) -> bool {
+/// Whether the end needs no look at its job's record.
+fn is_plain(finish: &Finish) -> bool {
     finish.is_plain && finish.end == (End::Completed { result: None })
 }
 
 pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
     let options = step.options;
-    let plain = plain_by_group(settled);
-    let buckets: usize = plain.values().map(|group| group.len().div_ceil(BUCKET)).sum();
+    let (plain, others): (Vec<&Finish>, Vec<&Finish>) = settled.iter().partition(|finish| is_plain(finish));
+    let buckets = plain.len().div_ceil(BUCKET);
     let mut args: Vec<Value> = Vec::with_capacity(11 + buckets * 2 + settled.len() * 2);
     args.extend([
         Value::from(step.number),
@@ -70,15 +68,12 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         PROMOTED.into(),
         int(buckets as u64).into(),
     ]);
-    for (group, finishes) in plain {
-        for bucket in finishes.chunks(BUCKET) {
-            args.push(group.clone().into());
-            args.push(int(bucket.len() as u64).into());
-            args.extend(bucket.iter().map(|finish| id_value(finish.id)));
-            args.extend(bucket.iter().map(|finish| Value::from(finish.token.to_string())));
-        }
+    for bucket in plain.chunks(BUCKET) {
+        args.push(int(bucket.len() as u64).into());
+        args.extend(bucket.iter().map(|finish| id_value(finish.id)));
+        args.extend(bucket.iter().map(|finish| Value::from(finish.token.to_string())));
     }
-    for finish in settled.iter().filter(|finish| !is_plain(finish)) {
+    for finish in others {
         let none = || Value::from_static_str("");
         let (outcome, delay_ms, error, result) = match &finish.end {
             End::Completed { result } => {

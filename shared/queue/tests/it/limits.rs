@@ -194,3 +194,24 @@ async fn dead_letters_are_filtered_and_retried_in_bulk() {
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.dead, stats.available), (10, 5));
 }
+
+#[tokio::test]
+async fn explain_says_why_a_job_does_not_run() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::Hang, "a").group("g")).await.unwrap().id;
+    let why = || async { queue.explain(&id).await.unwrap().unwrap().reasons.join("; ") };
+    assert!(why().await.contains("no living worker serves kind play"));
+    queue.pause().await.unwrap();
+    assert!(why().await.contains("paused"));
+    queue.reschedule(&id, Duration::from_secs(3600)).await.unwrap();
+    assert!(why().await.contains("due in 59 min") || why().await.contains("due in 60 min"), "{}", why().await);
+    queue.retry(&id).await.unwrap();
+    queue.resume().await.unwrap();
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    eventually("running", || async { why().await.contains("worker player") }).await;
+    queue.cap_groups(Some(1)).await.unwrap();
+    queue.cancel(&id).await.unwrap();
+    eventually("cancelled", || async { why().await.contains("it was cancelled") }).await;
+    worker.stop().await;
+}

@@ -4,6 +4,7 @@
 
 mod backlog;
 mod basics;
+mod chaos;
 mod expose;
 mod flows;
 mod interop;
