@@ -152,11 +152,17 @@ impl Browser {
         Ok(())
     }
 
-    /// Keeps a picture of the whole page as `name` in the artifacts.
+    /// Keeps a picture of the whole page as `name` in the artifacts, once what fades in has done so.
     ///
     /// # Errors
     /// When the browser gives none.
     pub async fn screenshot(&mut self, name: &str) -> Result<PathBuf> {
+        // Animations without an end (a progress bar) are not waited for; one that is taken away counts as done.
+        self.evaluate(
+            "Promise.allSettled(document.getAnimations().filter(animation => \
+             Number.isFinite(animation.effect.getComputedTiming().endTime)).map(animation => animation.finished)).then(() => true)",
+        )
+        .await?;
         let answer = self
             .tools
             .call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }))
