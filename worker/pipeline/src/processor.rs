@@ -5,7 +5,7 @@ mod render;
 
 use std::ops::ControlFlow;
 
-use oneiro_resample::Resampler;
+use plane_resample::Resampler;
 
 use crate::buffers::Buffers;
 use crate::colour::{Profiles, ToSrgb};
@@ -16,7 +16,7 @@ use crate::plan::{Rendition, plan};
 use crate::raster::{Layout, Raster};
 use crate::settings::{Output, Settings};
 use crate::watermark::Stamp;
-use crate::{Format, PIPELINE_VERSION, PipelineError};
+use crate::{Format, PipelineError};
 
 /// Where in the work the control callback is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,7 @@ pub struct Encoded {
 
 /// Turns images into variants, one at a time. Keeps its buffers and codecs between images: make one per thread and reuse it.
 ///
+/// At most about 100 MB of buffers are kept. Should a call panic, which is a bug, drop the processor and make a new one.
 /// Results depend on nothing but bytes and settings: the same input gives the same output, in any order of images.
 pub struct Processor {
     settings: Settings,
@@ -196,4 +197,6 @@ struct Job<'a> {
     plan: &'a [Rendition],
 }
 
-const _: () = assert!(PIPELINE_VERSION > 0, "a fingerprint of version 0 would look like one that was never set");
+/// A processor moves to the thread that uses it.
+const fn assert_send<T: Send>() {}
+const _: () = assert_send::<Processor>();

@@ -1,6 +1,6 @@
 //! Resampling with Lanczos3, plane by plane.
 
-use oneiro_resample::{Destination, Resampler, Segment, Source};
+use plane_resample::{Destination, Resampler, Segment, Source};
 
 use crate::PipelineError;
 use crate::buffers::Buffers;

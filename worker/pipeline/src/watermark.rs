@@ -1,6 +1,6 @@
 //! Drawing the configured watermark over a variant.
 
-use oneiro_resample::Resampler;
+use plane_resample::Resampler;
 
 use crate::buffers::Buffers;
 use crate::colour::{div_255, rgb_of};

@@ -1,11 +1,13 @@
 //! Lanczos3 on planes of 8-bit samples with 1, 3 or 4 interleaved channels, by SIMD code chosen at run time.
 //!
-//! A part of the image pipeline, kept apart because it is slow to compile and never changes.
+//! A part of the image pipeline, kept apart because it is slow to compile and never changes. It knows nothing of images but planes.
+
+mod kernel;
 
 use fast_image_resize::images::{TypedCroppedImage, TypedCroppedImageMut, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
 use fast_image_resize::{
-    CropBoxError, FilterType, ImageBufferError, PixelTrait, ResizeAlg, ResizeError, ResizeOptions, Resizer,
+    CropBoxError, Filter, FilterType, ImageBufferError, PixelTrait, ResizeAlg, ResizeError, ResizeOptions, Resizer,
 };
 
 /// A plane to read: row-major, rows from the top.
@@ -63,10 +65,27 @@ pub enum ResampleError {
 }
 
 /// Keeps the intermediate buffer between calls.
-#[derive(Debug, Default)]
-pub struct Resampler(Resizer);
+#[derive(Debug)]
+pub struct Resampler {
+    resizer: Resizer,
+    filter: FilterType,
+}
+
+impl Default for Resampler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Resampler {
+    /// A resampler without buffers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let filter = Filter::new("Lanczos3", kernel::lanczos3, kernel::SUPPORT);
+        // The library's own kernel is the same to nine digits, and the one to use should it ever refuse a support of 3.
+        Self { resizer: Resizer::new(), filter: filter.map_or(FilterType::Lanczos3, FilterType::Custom) }
+    }
+
     /// Renders the rectangle `column` x `row` of a plane with `channels` channels (1, 3 or 4). The kernel sees the source's pixels beside
     /// the rectangle; at the source's edges it is renormalised. Rounding is to nearest. Alpha must be premultiplied.
     ///
@@ -99,10 +118,12 @@ impl Resampler {
         let src = TypedCroppedImage::new(src, 0, 0, source.width, source.height)?;
         let dst = TypedImage::<P>::from_buffer(destination.stride, destination.rows, destination.samples)?;
         let mut dst = TypedCroppedImageMut::new(dst, column.to, row.to, column.to_len, row.to_len)?;
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
-            .use_alpha(false)
-            .crop(column.from, row.from, column.from_len, row.from_len);
-        Ok(self.0.resize_typed(&src, &mut dst, &options)?)
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(self.filter)).use_alpha(false).crop(
+            column.from,
+            row.from,
+            column.from_len,
+            row.from_len,
+        );
+        Ok(self.resizer.resize_typed(&src, &mut dst, &options)?)
     }
 }

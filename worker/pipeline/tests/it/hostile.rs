@@ -192,3 +192,37 @@ fn probing_never_needs_the_pixels() {
     let header = probe(&photo[..scan + 20], &Settings::default().limits).expect("a whole header");
     assert_eq!((header.width, header.height, header.scans, header.is_progressive), (640, 480, 1, false));
 }
+
+/// A sound PNG of 8 x 8 pixels with what `decorate` adds to its header.
+fn decorated_png(decorate: impl FnOnce(&mut png::Info<'_>)) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut info = png::Info::with_size(8, 8);
+    (info.color_type, info.bit_depth) = (png::ColorType::Rgb, png::BitDepth::Eight);
+    decorate(&mut info);
+    let mut writer = png::Encoder::with_info(&mut file, info).expect("an encoder").write_header().expect("a header");
+    writer.write_image_data(&[90; 8 * 8 * 3]).expect("pixels");
+    writer.finish().expect("an end");
+    file
+}
+
+#[test]
+fn compressed_metadata_that_unpacks_to_much_is_left_packed() {
+    const HUGE: usize = 20 << 20;
+    let profile = decorated_png(|info| info.icc_profile = Some(vec![0; HUGE].into()));
+    let text = decorated_png(|info| {
+        info.compressed_latin1_text.push(png::text_metadata::ZTXtChunk::new("Comment", "a".repeat(HUGE)));
+    });
+    for bomb in [profile, text] {
+        assert!(bomb.len() < 1 << 20);
+        let processed = process(&one(edge(8)), &bomb).expect("sound pixels");
+        assert_eq!((processed.header.width, processed.variants[0].width), (8, 8));
+    }
+}
+
+#[test]
+fn a_polyglot_is_what_its_first_bytes_say() {
+    let mut photo = jpeg(&scene(64, 48), 80, Subsamp::Sub2x2, false);
+    photo.extend(b"<svg onload=alert(1)></svg>PK\x03\x04");
+    let processed = process(&one(edge(32)), &photo).expect("a photo with a tail");
+    assert!(!processed.variants[0].bytes.windows(4).any(|window| window == b"<svg"));
+}
