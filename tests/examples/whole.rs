@@ -27,7 +27,8 @@ async fn main() -> Result<()> {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>().context("arguments are numbers"));
     let mut next = |default| numbers.next().transpose().map(|n| n.unwrap_or(default));
     let (clients, photos, seconds) = (next(8)?, next(3)?, next(20)?);
-    let oneiro = Arc::new(Oneiro::builder().env("RUST_LOG", "warn").env("ONEIRO_UPLOADS_RATE_PER_MINUTE", "0").start().await?);
+    let oneiro =
+        Arc::new(Oneiro::builder().env("RUST_LOG", "warn").env("ONEIRO_UPLOADS_RATE_PER_MINUTE", "0").start().await?);
     let pictures: Vec<Vec<u8>> = (0..4).map(photo::twelve_megapixels).collect::<Result<_>>()?;
     let pictures = Arc::new(pictures);
     // Warm: code paged in, buffers grown, connections open.
@@ -58,7 +59,11 @@ async fn main() -> Result<()> {
     println!("{clients} clients, {photos} photos of 12 Mpx and {:.1} MB a dream, {elapsed:.1} s", bytes as f64 / 1e6);
     println!("images/s                       {:8.2}", images as f64 / elapsed);
     println!("server CPU s an image          {:8.4}", cpu / images as f64);
-    for (name, of) in [("POST", &(|s: &Sample| s.posted) as &dyn Fn(&Sample) -> Duration), ("first state", &|s| s.first_state), ("completed", &|s| s.completed)] {
+    for (name, of) in [
+        ("POST", &(|s: &Sample| s.posted) as &dyn Fn(&Sample) -> Duration),
+        ("first state", &|s| s.first_state),
+        ("completed", &|s| s.completed),
+    ] {
         let mut times: Vec<Duration> = samples.iter().map(of).collect();
         times.sort_unstable();
         let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
@@ -106,7 +111,7 @@ fn stat(path: &std::path::Path) -> Option<Vec<String>> {
 }
 
 fn cpu_seconds() -> f64 {
-    let ticks = children().iter().filter_map(|path| stat(path)).map(|fields| {
+    let ticks = children().into_iter().filter_map(|path| stat(&path)).map(|fields| {
         let field = |n: usize| fields.get(n).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
         field(11) + field(12)
     });
@@ -115,6 +120,8 @@ fn cpu_seconds() -> f64 {
 
 fn peak_megabytes() -> f64 {
     let peaks = children().into_iter().filter_map(|path| std::fs::read_to_string(path.join("status")).ok());
-    let kilobytes = peaks.filter_map(|status| status.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let kilobytes = peaks.filter_map(|status| {
+        status.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse::<f64>().ok()
+    });
     kilobytes.sum::<f64>() / 1024.0
 }

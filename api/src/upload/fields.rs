@@ -55,7 +55,10 @@ pub(crate) fn parse_text(received: &Received, limits: &UploadsConfig) -> Result<
             String::new()
         }
     };
-    let content = texts.get("content").map(|content| parse_content(content, limits, &mut errors)).unwrap_or_default();
+    // Browsers send every line end of a form's text as CRLF (the HTML standard's multipart encoding), but count it as one unit in the page,
+    // where positions come from.
+    let content = texts.get("content").map(|content| content.replace("\r\n", "\n"));
+    let content = content.map(|content| parse_content(&content, limits, &mut errors)).unwrap_or_default();
     let categories = texts
         .get("categories")
         .map(|json| parse_json("categories", json, &mut errors, |v, e| parse_labels("categories", v, limits, e)));
@@ -252,6 +255,12 @@ mod tests {
         assert_eq!((text.title.as_str(), images.len()), ("梦境", 0));
         assert_eq!(text.categories, ["normal", "memorable"]);
         assert_eq!((text.theme_tags, text.location_tags), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    }
+
+    #[test]
+    fn line_ends_count_as_the_page_counted_them() {
+        let form = form(&[("title", "t"), ("content", "a\r\nb\r\n")]);
+        assert_eq!(parse_text(&form, &limits()).unwrap().0.content, "a\nb\n");
     }
 
     #[test]

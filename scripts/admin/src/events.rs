@@ -67,7 +67,7 @@ fn print(publication: &Publication) {
     );
 }
 
-fn read_data(args: &PublishArgs) -> anyhow::Result<serde_json::Value> {
+fn read_data(args: &PublishArgs) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
     let source: Box<dyn Read> = if args.file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
@@ -78,7 +78,7 @@ fn read_data(args: &PublishArgs) -> anyhow::Result<serde_json::Value> {
     if text.len() as u64 > MAX_DATA_BYTES {
         bail!("the event's data is larger than {MAX_DATA_BYTES} bytes");
     }
-    serde_json::from_str(&text).context("the event's data is not JSON")
+    serde_json::from_str(&text).context("the event's data is not a JSON object")
 }
 
 pub(crate) async fn publish(args: PublishArgs, config: &Config, json: bool) -> anyhow::Result<()> {
@@ -88,7 +88,10 @@ pub(crate) async fn publish(args: PublishArgs, config: &Config, json: bool) -> a
     };
     let data = read_data(&args)?;
     let event = NewEvent { r#type: args.r#type, data, user_id, channel: args.channel, ttl_seconds: args.ttl };
-    event.target()?;
+    let event = event.accept().map_err(|wrong| {
+        let problems: Vec<String> = wrong.into_iter().map(|(field, why)| format!("{field} {why}")).collect();
+        anyhow::anyhow!("{}", problems.join("; "))
+    })?;
     let broker = broker(config, redis::connect(&config.redis).await?);
     let published = event.publish(&broker, &config.realtime).await?;
     if json {

@@ -3,24 +3,24 @@
 //! A stored event is `{"type", "data", "timestamp", "expires_at_ms"?}`; the socket tier turns it into each dialect's own form. The API, the
 //! command line and whoever speaks Redis use the same channels:
 //!
-//! | type | with a user | without |
-//! |---|---|---|
-//! | `alert` | (not allowed) | `alerts`: everybody |
-//! | `notification` | `user_{id}` | `notifications`: everybody |
-//! | `order_update` | `user_{id}` | `orders` |
-//! | `material_update` | `user_{id}` | `materials` |
-//! | any other | `user_{id}` | the channel that is named |
+//! | type | goes to |
+//! |---|---|
+//! | any, with a user | `user_{id}`, the user's inbox |
+//! | any, with a channel | that channel |
+//! | `alert`, with neither | `alerts`: everybody |
 
 use crate::{auth::UserId, clock, config::RealtimeSettings};
 use oneiro_events::{Broker, ChannelName, EventError, MAX_CHANNEL_BYTES, Position, Retention};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::time::Duration;
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Largest event, in bytes of JSON.
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
 /// A year: longer than any history is kept.
-const MAX_TTL_SECONDS: u64 = 366 * 24 * 3600;
+const MAX_TTL_SECONDS: u64 = 365 * 24 * 3600;
+/// Where typing, presence and status of users are told.
+pub const PRESENCE_CHANNEL: &str = "presence";
 
 /// Everybody's channels, by the names that clients and publishers use.
 pub const SHARED_CHANNELS: [&str; 4] = ["notifications", "alerts", "orders", "materials"];
@@ -30,8 +30,9 @@ pub const SHARED_CHANNELS: [&str; 4] = ["notifications", "alerts", "orders", "ma
 pub struct NewEvent {
     /// `notification`, `alert`, `order_update`, `material_update`, or any other word.
     pub r#type: String,
-    /// An object; what it holds is the publisher's business.
-    pub data: Value,
+    /// What it holds is the publisher's business.
+    #[serde(default)]
+    pub data: Map<String, Value>,
     /// To whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
@@ -54,22 +55,17 @@ pub struct Published {
     pub epoch: String,
 }
 
-/// Why an event is not published.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// A field is wrong; nothing was published.
-    #[error("{field} {problem}")]
-    Invalid {
-        /// Which.
-        field: &'static str,
-        /// What is wrong.
-        problem: &'static str,
-    },
-    /// Redis did not take it.
-    #[error("the event could not be stored")]
-    Unavailable(#[source] EventError),
+/// An event that is understood and ready to go.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    channel: ChannelName,
+    payload: Vec<u8>,
+    ttl: Duration,
+    is_for_user: bool,
 }
+
+/// What is wrong, by field.
+pub type FieldProblems = BTreeMap<String, String>;
 
 /// The channel of one user. Ids that a channel name cannot hold are written in hexadecimal behind `x-`.
 pub fn user_channel(user: &UserId) -> ChannelName {
@@ -84,79 +80,89 @@ pub fn user_channel(user: &UserId) -> ChannelName {
     format!("user_x-{hex}").parse().expect("hexadecimal digits, cut to fit")
 }
 
+/// Whether a channel's events are Oneiro's own: a publisher's would contradict them.
+pub fn is_reserved(channel: &str) -> bool {
+    channel.starts_with("dream_images_") || channel == PRESENCE_CHANNEL
+}
+
 impl NewEvent {
-    /// The channel it goes to, or what is wrong with it.
+    /// Checks the event and decides where it goes. Events that clients know by an id get one where `data` has none.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] names the field.
-    pub fn target(&self) -> Result<ChannelName, PublishError> {
-        let wrong = |field, problem| Err(PublishError::Invalid { field, problem });
-        let word = &self.r#type;
-        if word.is_empty() || word.len() > 64 || !word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
-            return wrong("type", "must be 1 to 64 letters, digits, `_`, `.` or `-`");
-        }
-        if !self.data.is_object() {
-            return wrong("data", "must be a JSON object");
-        }
-        if self.ttl_seconds.is_some_and(|ttl| ttl == 0 || ttl > MAX_TTL_SECONDS) {
-            return wrong("ttl_seconds", "must be from 1 to 31622400");
-        }
-        let own = match word.as_str() {
-            "alert" => Some("alerts"),
-            "notification" => Some("notifications"),
-            "order_update" => Some("orders"),
-            "material_update" => Some("materials"),
-            _ => None,
+    /// Every wrong field with what is wrong with it.
+    pub fn accept(self) -> Result<Accepted, FieldProblems> {
+        let mut wrong = FieldProblems::new();
+        let mut refuse = |field: &str, why: &str| {
+            wrong.entry(field.to_owned()).or_insert_with(|| why.to_owned());
         };
-        match (&self.user_id, &self.channel, own) {
-            (Some(_), Some(_), _) => wrong("channel", "cannot be given together with user_id"),
-            (Some(_), None, Some("alerts")) => wrong("user_id", "cannot be given: an alert goes to everybody"),
-            (Some(user), None, _) => Ok(user_channel(user)),
-            (None, Some(name), own) => {
-                let Ok(channel) = name.parse::<ChannelName>() else {
-                    return wrong("channel", "must be 1 to 128 letters, digits, `_`, `.`, `:` or `-`");
-                };
-                // Their events are states of records; a publisher's would contradict them.
-                if name.starts_with("dream_images_") || name == "presence" {
-                    return wrong("channel", "belongs to Oneiro itself");
-                }
-                if own.is_some_and(|own| own != name) && SHARED_CHANNELS.contains(&name.as_str()) {
-                    return wrong("channel", "is another type's");
-                }
-                Ok(channel)
+        let word = self.r#type.as_str();
+        if !(1..=64).contains(&word.len()) || !word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
+            refuse("type", "must be 1 to 64 letters, digits, `_`, `.` or `-`");
+        }
+        if self.ttl_seconds.is_some_and(|ttl| !(1..=MAX_TTL_SECONDS).contains(&ttl)) {
+            refuse("ttl_seconds", "must be from 1 to 31536000");
+        }
+        let is_for_user = self.user_id.is_some();
+        let channel = match (&self.channel, &self.user_id, word) {
+            (Some(_), Some(_), _) => Err(("channel", "cannot be given together with user_id")),
+            (Some(name), None, _) if is_reserved(name) => Err(("channel", "is kept for the service itself")),
+            (Some(name), None, _) => {
+                name.parse().map_err(|_| ("channel", "must be 1 to 128 letters, digits, `_`, `.`, `:` or `-`"))
             }
-            (None, None, Some(own)) => Ok(own.parse().expect("a constant name")),
-            (None, None, None) => wrong("channel", "is missing: say user_id or channel"),
+            (None, Some(user), _) => Ok(user_channel(user)),
+            (None, None, "alert") => Ok("alerts".parse().expect("a constant name")),
+            (None, None, "notification" | "order_update" | "material_update") => {
+                Err(("user_id", "is needed: this type is for one user; or name a channel"))
+            }
+            (None, None, _) => Err(("channel", "is needed for this type; or name a user")),
+        };
+        let channel = channel.map_err(|(field, why)| refuse(field, why)).ok();
+        let mut data = self.data;
+        let is_known = matches!(word, "notification" | "alert" | "order_update" | "material_update");
+        if is_known && !data.contains_key("id") {
+            // Microseconds, made unlikely to repeat by their last digits; below 2^53 for three centuries.
+            data.insert("id".to_owned(), (clock::unix_millis() * 1_000 + rand::random::<u64>() % 1_000).into());
+        }
+        let mut record = serde_json::json!({ "type": word, "data": data, "timestamp": clock::utc_iso() });
+        if let Some(ttl) = self.ttl_seconds.filter(|&ttl| ttl <= MAX_TTL_SECONDS) {
+            record["expires_at_ms"] = (clock::unix_millis() + ttl * 1_000).into();
+        }
+        let payload = record.to_string().into_bytes();
+        if payload.len() > MAX_EVENT_BYTES {
+            refuse("data", "makes the event larger than 65536 bytes");
+        }
+        let ttl = Duration::from_secs(self.ttl_seconds.unwrap_or_default());
+        match channel {
+            Some(channel) if wrong.is_empty() => Ok(Accepted { channel, payload, ttl, is_for_user }),
+            _ => Err(wrong),
         }
     }
+}
 
+impl Accepted {
     /// Stores the event on its channel and delivers it to whoever listens, in one step.
     ///
     /// # Errors
-    /// [`PublishError`].
-    pub async fn publish(&self, broker: &Broker, settings: &RealtimeSettings) -> Result<Published, PublishError> {
-        let channel = self.target()?;
-        let mut record = serde_json::json!({ "type": self.r#type, "data": self.data, "timestamp": clock::utc_iso() });
-        if let Some(ttl) = self.ttl_seconds {
-            record["expires_at_ms"] = (clock::unix_millis() + ttl * 1000).into();
-        }
-        let payload = record.to_string();
-        if payload.len() > MAX_EVENT_BYTES {
-            return Err(PublishError::Invalid { field: "data", problem: "makes the event larger than 65536 bytes" });
-        }
-        let position = if self.user_id.is_some() {
+    /// [`EventError`] where Redis did not take it.
+    pub async fn publish(&self, broker: &Broker, settings: &RealtimeSettings) -> Result<Published, EventError> {
+        let options = broker.options();
+        let mut retention = if self.is_for_user {
             // A user's channel is the inbox that waits for the next connection.
-            let retention = Retention {
-                history_len: settings.inbox_messages,
-                history_ttl: Duration::from_secs(settings.inbox_seconds),
-            };
-            broker.publish_with(&channel, payload.as_bytes(), retention).await
+            inbox_retention(settings)
         } else {
-            broker.publish(&channel, payload.as_bytes()).await
+            Retention { history_len: options.history_len, history_ttl: options.history_ttl }
         };
-        let Position { epoch, offset } = position.map_err(PublishError::Unavailable)?;
-        Ok(Published { channel: channel.as_str().to_owned(), offset, epoch: epoch.as_str().to_owned() })
+        // The stream of a channel outlives its longest event, not only its last one.
+        retention.history_ttl = retention.history_ttl.max(self.ttl);
+        let Position { epoch, offset } = broker.publish_with(&self.channel, &self.payload, retention).await?;
+        metrics::counter!("oneiro_events_published_total").increment(1);
+        Ok(Published { channel: self.channel.as_str().to_owned(), offset, epoch: epoch.as_str().to_owned() })
     }
+}
+
+/// How much of a user's channel waits for the next connection.
+pub fn inbox_retention(settings: &RealtimeSettings) -> Retention {
+    Retention { history_len: settings.inbox_messages, history_ttl: Duration::from_secs(settings.inbox_seconds) }
 }
 
 #[cfg(test)]
@@ -177,34 +183,33 @@ mod tests {
     }
 
     #[test]
-    fn each_type_has_its_channel() {
+    fn each_event_has_its_channel() {
         for (json, channel) in [
             (serde_json::json!({"type": "alert", "data": {}}), "alerts"),
             (serde_json::json!({"type": "notification", "data": {}, "user_id": 7}), "user_7"),
-            (serde_json::json!({"type": "order_update", "data": {}}), "orders"),
+            (serde_json::json!({"type": "order_update", "data": {}, "channel": "orders"}), "orders"),
             (serde_json::json!({"type": "score", "data": {}, "channel": "post_1"}), "post_1"),
             (serde_json::json!({"type": "score", "data": {}, "user_id": "a b"}), "user_x-612062"),
         ] {
-            assert_eq!(event(json).target().unwrap().as_str(), channel);
+            assert_eq!(event(json).accept().unwrap().channel.as_str(), channel);
         }
     }
 
     #[test]
-    fn wrong_events_name_their_field() {
+    fn wrong_events_name_their_fields() {
         for (json, field) in [
-            (serde_json::json!({"type": "", "data": {}}), "type"),
-            (serde_json::json!({"type": "alert", "data": []}), "data"),
-            (serde_json::json!({"type": "alert", "data": {}, "user_id": 1}), "user_id"),
-            (serde_json::json!({"type": "x", "data": {}}), "channel"),
-            (serde_json::json!({"type": "x", "data": {}, "channel": "dream_images_1"}), "channel"),
-            (serde_json::json!({"type": "x", "data": {}, "channel": "a b"}), "channel"),
-            (serde_json::json!({"type": "x", "data": {}, "channel": "c", "user_id": 1}), "channel"),
-            (serde_json::json!({"type": "x", "data": {}, "channel": "c", "ttl_seconds": 0}), "ttl_seconds"),
+            (serde_json::json!({"type": ""}), "type"),
+            (serde_json::json!({"type": "x"}), "channel"),
+            (serde_json::json!({"type": "notification"}), "user_id"),
+            (serde_json::json!({"type": "x", "channel": "dream_images_1"}), "channel"),
+            (serde_json::json!({"type": "x", "channel": "a b"}), "channel"),
+            (serde_json::json!({"type": "x", "channel": "c", "user_id": 1}), "channel"),
+            (serde_json::json!({"type": "x", "channel": "c", "ttl_seconds": 0}), "ttl_seconds"),
+            (serde_json::json!({"type": "x", "channel": "c", "ttl_seconds": u64::MAX}), "ttl_seconds"),
+            (serde_json::json!({"type": "x", "channel": "c", "data": {"a": "x".repeat(MAX_EVENT_BYTES)}}), "data"),
         ] {
-            match event(json.clone()).target() {
-                Err(PublishError::Invalid { field: named, .. }) => assert_eq!(named, field, "{json}"),
-                other => panic!("{json}: {other:?}"),
-            }
+            let wrong = event(json).accept().unwrap_err();
+            assert!(wrong.contains_key(field), "{field}: {wrong:?}");
         }
     }
 }
