@@ -50,3 +50,8 @@ pub use queue::{
     RunningJob, State, WorkerRecord, list_queues,
 };
 pub use worker::{FredStorage, JobContext, Settle, SettleLayer, WorkerOptions};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

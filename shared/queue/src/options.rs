@@ -35,9 +35,9 @@ pub struct QueueOptions {
     pub retention_dead: Retention,
     /// How long what a handler returned is kept; zero keeps nothing, and neither is `null` kept. Default 1 hour.
     pub result_ttl: Duration,
-    /// How long a worker counts as alive after its last sign of life; it gives one four times as often. Default 5 seconds, at
+    /// How long a worker counts as alive after its last sign of life; it gives one three times as often. Default 5 seconds, at
     /// least 1. Longer tolerates longer pauses of a machine, shorter finds dead workers sooner: a dead worker's jobs
-    /// are available again after about 1.6 times this.
+    /// are available again after 1.3 to 1.7 times this.
     pub lease: Duration,
     /// A job during which its worker died this often is dead instead of run again. Default 3, at least 1.
     pub poison_after: u32,

@@ -11,26 +11,25 @@ use fred::{
 use crate::QueueError;
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::from_lua(concat!(include_str!("lua/common.lua"), "\n", include_str!(concat!("lua/", $file))))
-        });
+    ($name:ident, $($file:literal),+) => {
+        pub(crate) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::from_lua(concat!(include_str!("lua/base.lua"), $("\n", include_str!(concat!("lua/", $file))),+)));
     };
 }
 
 script!(PUSH, "push.lua");
-script!(STEP, "step.lua");
-script!(BEAT, "beat.lua");
+script!(STEP, "common.lua", "step.lua");
+script!(BEAT, "common.lua", "beat.lua");
 script!(REGISTER, "register.lua");
 script!(RECONCILE, "reconcile.lua");
-script!(LEAVE, "leave.lua");
+script!(LEAVE, "common.lua", "leave.lua");
 script!(INSPECT, "inspect.lua");
-script!(CHANGE, "change.lua");
+script!(CHANGE, "common.lua", "change.lua");
 script!(PROGRESS, "progress.lua");
 script!(MARK, "mark.lua");
 script!(STATS, "stats.lua");
 script!(CONFIGURE, "configure.lua");
-script!(VACUUM, "vacuum.lua");
+script!(VACUUM, "common.lua", "vacuum.lua");
 script!(OUTCOME, "outcome.lua");
 script!(ADOPT, "adopt.lua");
 

@@ -21,8 +21,8 @@ use crate::{
     scripts,
 };
 
-/// Beats in one lease: three may be lost before a worker is late.
-const BEATS: i64 = 4;
+/// Beats in one lease: two may be lost before a worker is late. More would cost an idle worker more commands.
+const BEATS: i64 = 3;
 /// Jobs recovered by one call: about 5 ms of Redis.
 const RECOVER: i64 = 300;
 

@@ -1,7 +1,8 @@
 //! A Redis server of its own for each test, on a free port, in a directory that goes away with it.
 
 use std::{
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -55,10 +56,18 @@ impl Server {
             .expect("redis-server is installed");
         self.child = Some(child);
         let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while !self.answers() {
             assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether it takes commands: not while it still reads its append-only file.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut reply = [0; 5];
+        stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut reply).is_ok() && &reply == b"+PONG"
     }
 
     /// Ends the server as a crash would.

@@ -1,0 +1,47 @@
+-- Shared by every script; Rust puts this text in front of each of them. A push needs no more than this, and stays cheap so.
+-- KEYS[1]  prefix of all keys of one queue, e.g. `aq:{images}:`. It carries the hash tag, so every key a script
+--          derives from it lives in the slot that the call was routed to.
+-- The record's layout is described in record.rs; only its fixed head and the three short strings are read here.
+local P = KEYS[1]
+local call, byte, sub, floor, min = redis.call, string.byte, string.sub, math.floor, math.min
+local JOBS, LEASE, SCHED, RETRY = P .. 'jobs', P .. 'lease', P .. 'sched', P .. 'retry'
+local DONE, DEAD, CANCELLED = P .. 'done', P .. 'dead', P .. 'cancelled'
+
+-- Redis' own clock: the only one that all workers share.
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000 + floor(t[2] / 1000)
+end
+
+local function head(r)
+  local _, _, a1, a2, kills, m1, m2, kl, gl, ul = byte(r, 1, 10)
+  local g = 17 + kl
+  local u = g + gl
+  return {
+    state = sub(r, 1, 1), prio = sub(r, 2, 2), attempts = a1 * 256 + a2, kills = kills, max = m1 * 256 + m2,
+    kind = sub(r, 17, g - 1), group = sub(r, g, u - 1), unique = sub(r, u, u + ul - 1),
+  }
+end
+
+-- One token is enough: the worker that takes it passes it on while work remains.
+local awake, known = {}, {}
+local function wake(kind)
+  if awake[kind] then return end
+  awake[kind] = true
+  local key = P .. 'wk:' .. kind
+  if call('EXISTS', key) == 0 then call('RPUSH', key, '1') end
+end
+
+-- A group stands in its rotation exactly while its list is not empty and it is not parked at its cap.
+local function ready(ids, prio, kind, group, front)
+  local lane = prio .. ':' .. kind
+  local n = call(front and 'LPUSH' or 'RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids))
+  if n == #ids then
+    call('RPUSH', P .. 'r:' .. lane, group)
+    if not known[kind] then
+      known[kind] = true
+      call('SADD', P .. 'kinds', kind)
+    end
+  end
+  wake(kind)
+end
