@@ -95,6 +95,10 @@ impl<'a> Parsed<'a> {
         Kind::of(&self.r#type)
     }
 
+    pub(crate) fn r#type(&self) -> &str {
+        &self.r#type
+    }
+
     pub(crate) fn is_chat(&self) -> bool {
         self.r#type == "chat"
     }

@@ -145,7 +145,10 @@ pub(crate) fn upgrade_key(request: &Request) -> Result<String, Box<Response>> {
         return Err(Box::new(refuse(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET")));
     }
     if !has_token(header::UPGRADE, "websocket") || !has_token(header::CONNECTION, "upgrade") {
-        return Err(Box::new(refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks WebSocket; send Upgrade: websocket")));
+        return Err(Box::new(refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "this address speaks WebSocket; send Upgrade: websocket",
+        )));
     }
     if request.header(header::SEC_WEBSOCKET_VERSION).map(str::trim) != Some("13") {
         return Err(Box::new(refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the protocol is spoken")));

@@ -3,6 +3,7 @@
 use super::{
     encode::{Encoding, Kind, Parsed},
     outbox::{Frame, Outbox},
+    records::Records,
 };
 use oneiro_core::auth::UserId;
 use oneiro_events::{Attachment, ChannelName, Event, EventError, Listener, Position, Publication, Subscriptions};
@@ -60,6 +61,7 @@ const HELD: u64 = u64::MAX;
 
 struct Topic {
     channel: ChannelName,
+    records: Arc<Records>,
     attached: OnceCell<Attachment>,
     state: Mutex<TopicState>,
 }
@@ -118,12 +120,15 @@ impl Topic {
                 }
             }
         }
-        let mut deliveries = 0;
+        let mut deliveries = 0_u64;
         for member in &state.members {
             let frames = prepared.iter_mut().filter_map(|event| event.frame_for(member));
             member.conn.outbox.push_all(frames.inspect(|_| deliveries += 1));
         }
         metrics::counter!("oneiro_ws_deliveries_total").increment(deliveries);
+        for event in &prepared {
+            self.records.message_out(event.publication, event.parsed.r#type(), state.members.len());
+        }
     }
 }
 
@@ -150,6 +155,7 @@ impl Prepared<'_> {
 #[derive(Clone)]
 pub(crate) struct Hub {
     subscriptions: Subscriptions,
+    records: Arc<Records>,
     topics: Arc<Mutex<HashMap<ChannelName, Counted>>>,
 }
 
@@ -167,8 +173,8 @@ pub(crate) struct Membership {
 }
 
 impl Hub {
-    pub(crate) fn new(subscriptions: Subscriptions) -> Self {
-        Self { subscriptions, topics: Arc::default() }
+    pub(crate) fn new(subscriptions: Subscriptions, records: Arc<Records>) -> Self {
+        Self { subscriptions, records, topics: Arc::default() }
     }
 
     /// Joins a channel, held: nothing stored is delivered until [`Membership::go_live`], so that the session can send what was before.
@@ -187,7 +193,8 @@ impl Hub {
             let mut topics = self.topics.lock();
             let counted = topics.entry(channel.clone()).or_insert_with(|| {
                 let state = TopicState { members: Vec::with_capacity(1), last: Position::origin() };
-                let topic = Topic { channel: channel.clone(), attached: OnceCell::new(), state: Mutex::new(state) };
+                let (records, attached) = (self.records.clone(), OnceCell::new());
+                let topic = Topic { channel: channel.clone(), records, attached, state: Mutex::new(state) };
                 Counted { topic: Arc::new(topic), references: 0 }
             });
             counted.references += 1;

@@ -5,8 +5,6 @@
 //! frame once (`encode`), and puts it into the queues. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
 //! know on top. See `docs/REALTIME.md` for the protocol and `docs/SCALING.md` for what it costs.
 
-#![expect(dead_code, reason = "the parts that follow use these")]
-
 mod channels;
 mod close;
 mod dream;
@@ -14,14 +12,19 @@ mod encode;
 mod fields;
 mod framing;
 mod handshake;
+mod http;
 mod hub;
 mod inbox;
 mod limits;
 mod link;
 mod notifications;
 mod outbox;
+mod presence;
+mod publish;
+mod records;
 mod registry;
 mod session;
+mod sse;
 mod stored;
 
 use crate::ApiError;
@@ -35,14 +38,19 @@ use oneiro_core::{
     config::RealtimeSettings,
     dreams::DreamStore,
 };
-use oneiro_events::{Broker, Subscriptions, SubscriptionsOptions};
-use poem::{Endpoint, Request, Response, Route, http::StatusCode};
+use oneiro_events::{
+    Broker, Event, Subscriptions, SubscriptionsOptions,
+    presence::{Presence, PresenceOptions},
+};
+use poem::{Endpoint, EndpointExt, Request, Response, Route, RouteMethod, get, http::StatusCode, post};
 use session::Dialect;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
 /// Where typing, presence and status of users are told.
 pub(crate) const PRESENCE_CHANNEL: &str = "presence";
+/// Where operators tell every socket process what to do: `{"kick": <user id>}` ends that user's connections.
+pub const CONTROL_CHANNEL: &str = "socket_control";
 /// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
 const HANDSHAKE_BURST_SECONDS: u32 = 4;
 
@@ -67,6 +75,10 @@ pub struct SocketContext {
     dreams: DreamStore,
     settings: RealtimeSettings,
     hub: Hub,
+    presence: Presence,
+    records: Arc<records::Records>,
+    /// This process among the others.
+    node: String,
     registry: Arc<registry::Registry>,
     cursors: inbox::Cursors,
     address_handshakes: Limiter<String>,
@@ -82,11 +94,24 @@ impl SocketContext {
         let limiter = |rate: u32| (rate, rate.saturating_mul(HANDSHAKE_BURST_SECONDS));
         let (address_rate, address_burst) = limiter(settings.handshakes_per_second_per_address);
         let (user_rate, user_burst) = limiter(settings.handshakes_per_second_per_user);
+        let node = format!("{:08x}", rand::random::<u32>());
+        let presence = PresenceOptions {
+            channel: PRESENCE_CHANNEL.parse().expect("a constant name"),
+            lease: Duration::from_secs(settings.presence_lease_seconds),
+            grace: Duration::from_secs(settings.presence_grace_seconds),
+            tell_up_to: if settings.presence_broadcast { settings.presence_broadcast_limit } else { 0 },
+            event: presence::user_status,
+        };
+        let presence = Presence::new(deps.broker.clone(), &node, presence);
+        let (records, recording) = records::Records::new(deps.broker.clone(), &settings);
         let ctx = Arc::new(Self {
+            presence: presence.clone(),
+            records: records.clone(),
+            node,
             broker: deps.broker,
             verifier: deps.verifier,
             dreams: deps.dreams,
-            hub: Hub::new(subscriptions),
+            hub: Hub::new(subscriptions.clone(), records),
             registry: Arc::default(),
             cursors: inbox::Cursors::default(),
             address_handshakes: Limiter::new(address_rate, address_burst),
@@ -94,7 +119,12 @@ impl SocketContext {
             settings,
             tasks: parking_lot::Mutex::default(),
         });
-        ctx.tasks.lock().spawn(ctx.clone().flush_cursors());
+        let mut tasks = ctx.tasks.lock();
+        tasks.spawn(ctx.clone().flush_cursors());
+        tasks.spawn(presence.keep());
+        tasks.spawn(recording);
+        tasks.spawn(obey(subscriptions, ctx.registry.clone()));
+        drop(tasks);
         ctx
     }
 
@@ -123,6 +153,11 @@ impl SocketContext {
         is_done
     }
 
+    /// Ends the tier's tasks without a word to anybody, as a kill would; for tests of what others then see.
+    pub fn abort(&self) {
+        self.tasks.lock().abort_all();
+    }
+
     fn goodbye(&self) -> Close {
         let [least, most] = self.settings.drain_retry_after_seconds;
         Close::restart(least + rand::random::<u64>() % (most.saturating_sub(least) + 1))
@@ -133,13 +168,50 @@ impl SocketContext {
     }
 }
 
+/// Does what operators ask on [`CONTROL_CHANNEL`].
+async fn obey(subscriptions: Subscriptions, registry: Arc<registry::Registry>) {
+    let channel = CONTROL_CHANNEL.parse().expect("a constant name");
+    let mut orders = loop {
+        match subscriptions.subscribe(&channel).await {
+            Ok(orders) => break orders,
+            Err(error) => tracing::warn!(error = crate::error::report(&error), "orders cannot be heard yet"),
+        }
+    };
+    loop {
+        let Event::Publication(order) = orders.recv().await else { continue };
+        let user = fields::Fields::parse(&order.payload).and_then(|order| order.get::<UserId>("kick"));
+        match user {
+            Some(user) => {
+                let count = registry.kick(&user);
+                tracing::info!(user.id = %user, count, "connections of a user were ended on request");
+            }
+            None => tracing::warn!("an order was not understood"),
+        }
+    }
+}
+
 /// Every path that the socket tier serves; both forms of each, with and without a trailing slash.
 pub fn routes(ctx: &Arc<SocketContext>) -> Route {
     let socket = |dialect| Socket { ctx: ctx.clone(), dialect };
     let mut route = Route::new();
-    for (path, dialect) in [("/ws/dream-images/:id", Dialect::Dream), ("/ws/notifications", Dialect::Notifications)] {
+    for (path, dialect) in [
+        ("/ws/dream-images/:id", Dialect::Dream),
+        ("/ws/notifications", Dialect::Notifications),
+        ("/api/v1/ws", Dialect::Presence),
+    ] {
         route = route.at(path, socket(dialect)).at(format!("{path}/"), socket(dialect));
     }
+    let mut http = |path: &str, method: fn() -> RouteMethod| {
+        let endpoint = || method().data(ctx.clone());
+        route = std::mem::take(&mut route).at(path, endpoint()).at(format!("{path}/"), endpoint());
+    };
+    http("/api/v1/online", || get(presence::list_online));
+    http("/api/v1/online/count", || get(presence::count_online));
+    http("/api/v1/status/:user_id", || get(presence::show_status));
+    http("/api/v1/publish", || post(publish::publish_events));
+    http("/api/v1/events", || get(sse::stream_events));
+    http("/api/developer/websocket-sessions", || get(records::list_sessions));
+    http("/api/developer/websocket-messages", || get(records::list_messages));
     route
 }
 

@@ -13,6 +13,8 @@ use super::{
     limits::Bucket,
     link::{Link, Turn},
     outbox::{Frame, Outbox},
+    presence::Seat,
+    records::SessionRecord,
     registry,
 };
 use oneiro_core::{
@@ -41,6 +43,8 @@ pub(crate) enum Dialect {
     Dream,
     /// `/ws/notifications/`
     Notifications,
+    /// `/api/v1/ws`
+    Presence,
 }
 
 impl Dialect {
@@ -48,6 +52,7 @@ impl Dialect {
         match self {
             Self::Dream => "dream",
             Self::Notifications => "notifications",
+            Self::Presence => "presence",
         }
     }
 }
@@ -126,6 +131,9 @@ pub(crate) struct Session {
     pub(crate) muted: Vec<Kind>,
     /// The user's own channel, whose events wait for a user who is away.
     pub(crate) inbox: Option<Arc<Cursor>>,
+    /// The user's seat among those who are online.
+    pub(crate) seat: Option<Seat>,
+    record: Option<Box<SessionRecord>>,
     bucket: Bucket,
     strikes: u32,
     last_heard: Instant,
@@ -153,6 +161,8 @@ impl Session {
             memberships: Vec::new(),
             muted: Vec::new(),
             inbox: None,
+            seat: None,
+            record: None,
             bucket,
             strikes: 0,
             last_heard: now,
@@ -186,9 +196,7 @@ impl Session {
         let claims = self.ctx.verifier.verify(token).map_err(|error| {
             rejected("token", if matches!(error, AuthError::Expired) { Close::TOKEN_EXPIRED } else { Close::BAD_TOKEN })
         })?;
-        let left = u64::try_from(claims.expires_at).unwrap_or(0).saturating_sub(clock::unix_millis() / 1000);
-        // Decades from now an Instant may not reach; nothing is connected for that long.
-        let expires = Instant::now() + Duration::from_secs(left.min(100_000_000)).max(LEAST_LIFE);
+        let expires = self.ctx.deadline_of(&claims);
         match &mut self.bearer {
             Some(bearer) if bearer.claims.user_id != claims.user_id => Err(Close::new(4001, "token of another user")),
             Some(bearer) => {
@@ -202,11 +210,15 @@ impl Session {
                 if !self.entry.claim(&claims.user_id, self.ctx.settings.connections_per_user) {
                     return Err(rejected("user_connections", Close::TOO_MANY));
                 }
+                let record = SessionRecord::open(&self.ctx.node, self.entry.id(), &claims, self.dialect, &self.caller);
+                self.ctx.records.session(&record);
+                self.record = Some(Box::new(record));
                 self.bearer = Some(Bearer { claims, expires });
                 metrics::counter!("oneiro_ws_sessions_total", "dialect" => self.dialect.label()).increment(1);
                 match self.dialect {
                     Dialect::Dream => self.enter_dream().await,
                     Dialect::Notifications => self.enter_notifications().await,
+                    Dialect::Presence => self.enter_presence().await,
                 }
             }
         }
@@ -325,6 +337,8 @@ impl Session {
             self.send_error(ErrorCode::InvalidMessage, "the message has no `type`");
             return Ok(());
         };
+        let record = self.record.as_ref();
+        self.ctx.records.message_in(record.map(|record| (&*record.id, &record.user_id)), &r#type, text);
         match r#type.as_str() {
             "ping" => self.pong(&message),
             "pong" => {}
@@ -342,6 +356,7 @@ impl Session {
         let known = match self.dialect {
             Dialect::Dream => self.on_dream_message(r#type, message).await?,
             Dialect::Notifications => false,
+            Dialect::Presence => self.on_presence_message(r#type, message).await?,
         };
         if known || self.on_channel_message(r#type, message).await? {
             return Ok(());
@@ -434,6 +449,15 @@ impl Session {
     }
 }
 
+impl SocketContext {
+    /// When a token ends.
+    pub(crate) fn deadline_of(&self, claims: &Claims) -> Instant {
+        let left = u64::try_from(claims.expires_at).unwrap_or(0).saturating_sub(clock::unix_millis() / 1000);
+        // Decades from now an Instant may not reach; nothing is connected for that long.
+        Instant::now() + Duration::from_secs(left.min(100_000_000)).max(LEAST_LIFE)
+    }
+}
+
 /// How a connection ends.
 enum End {
     Gone,
@@ -491,6 +515,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(mut session: Session, mut li
     };
     let is_silent = close.as_ref() == Some(&Close::IDLE) && session.ctx.settings.legacy_1006;
     let close = close.filter(|_| !is_silent);
+    session.leave_presence().await;
     if let Some(close) = &close {
         link.close(close).await;
     }
@@ -500,4 +525,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(mut session: Session, mut li
     let code = close.as_ref().map_or(1006, |close| close.code);
     metrics::counter!("oneiro_ws_closed_total", "code" => code.to_string()).increment(1);
     metrics::histogram!("oneiro_ws_connection_seconds").record(session.opened.elapsed().as_secs_f64());
+    if let Some(record) = session.record.take() {
+        session.ctx.records.session(&record.closed(close.as_ref(), link.traffic));
+    }
 }

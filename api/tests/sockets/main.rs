@@ -8,3 +8,6 @@ mod client;
 mod dream;
 mod frames;
 mod node;
+mod notifications;
+mod presence;
+mod rest;

@@ -79,8 +79,40 @@ impl Node {
         self.dreams.change(id, |_| Change::Announce(())).await.unwrap().0.version
     }
 
+    /// A whole HTTP exchange; the status and the JSON body, or the text as a JSON string.
+    pub(crate) async fn http(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, serde_json::Value) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.addr).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.addr,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
+    }
+
+    pub(crate) async fn publish(&self, event: serde_json::Value) -> serde_json::Value {
+        let token = token_for(99, "publish", Duration::from_secs(600));
+        let (status, answer) = self.http("POST", "/api/v1/publish", &token, &event.to_string()).await;
+        assert_eq!(status, 201, "{answer}");
+        answer
+    }
+
     pub(crate) async fn connect(&self, path: &str) -> Client {
         Client::connect(self.addr, path, &[]).await.unwrap()
+    }
+}
+
+impl Node {
+    /// As if killed: nothing is told to anybody.
+    pub(crate) fn die(&self) {
+        self.ctx.abort();
+        self.server.abort();
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `<prefix>:p:{..}:node:<process>` | hash | connections by member of one process | as the process |
 
 use crate::{Broker, ChannelName, Epoch, EventError, keys, script::Step};
-use fred::types::Value;
+use fred::{interfaces::SortedSetsInterface, types::Value};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -259,6 +259,17 @@ impl Presence {
     pub async fn member(&self, member: &str) -> Result<Member, EventError> {
         let (_, mut members) = self.list(member, 1).await?;
         members.pop().ok_or(EventError::Corrupt("look a member up"))
+    }
+
+    /// The processes whose lease has not run out.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`].
+    pub async fn processes(&self) -> Result<Vec<String>, EventError> {
+        let [_, _, _, _, nodes, ..] = self.keys();
+        let now = now().as_millis() as f64;
+        let alive = self.broker.client().zrangebyscore(nodes, now, f64::INFINITY, false, None).await;
+        alive.map_err(EventError::redis("list the processes"))
     }
 
     async fn list(&self, member: &str, limit: u64) -> Result<(u64, Vec<Member>), EventError> {

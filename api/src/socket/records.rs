@@ -1,0 +1,288 @@
+//! Sessions and messages on record, for the developer endpoints. Stored as events of two channels of the tier's own, so that retention by count
+//! and time is the broker's. Recording never holds a connection up: what is too much is counted and dropped.
+
+use super::{SocketContext, close::Close, handshake::Caller, http, limits::Bucket, link::Traffic, session::Dialect};
+use crate::ApiError;
+use oneiro_core::{
+    auth::{Claims, Scope, UserId},
+    clock,
+    config::{MessageLog, RealtimeSettings},
+};
+use oneiro_events::{Broker, ChannelName, EventError, Position, Publication, Retention};
+use parking_lot::Mutex;
+use poem::{IntoResponse, Response, handler, web::Data};
+use serde_json::{Value, json};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
+
+pub(crate) const SESSIONS: &str = "records_sessions";
+pub(crate) const MESSAGES: &str = "records_messages";
+/// Records waiting to be stored; beyond, they are dropped.
+const QUEUE: usize = 1_024;
+/// Events read per step when a list is made.
+const PAGE: u64 = oneiro_events::MAX_HISTORY_PAGE;
+/// Longest body kept.
+const MAX_BODY_CHARS: usize = 4_096;
+const DEFAULT_LIST: u64 = 100;
+
+/// Takes records and stores them in the background.
+pub(crate) struct Records {
+    queue: mpsc::Sender<(&'static str, Value)>,
+    budget: Mutex<Bucket>,
+    per_second: u32,
+    log: MessageLog,
+}
+
+/// One connection as the developer endpoint shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionRecord {
+    pub(crate) id: String,
+    pub(crate) user_id: UserId,
+    view: Value,
+}
+
+impl SessionRecord {
+    pub(crate) fn open(node: &str, number: u64, claims: &Claims, dialect: Dialect, caller: &Caller) -> Self {
+        let id = format!("{node}-{number}");
+        let now = clock::utc_iso();
+        let view = json!({ "id": id, "node": node, "user_id": claims.user_id, "path": caller.path, "dialect": dialect.label(),
+            "remote": caller.address, "user_agent": caller.user_agent, "connected_at": now, "last_seen": now,
+            "auth_exp": claims.expires_at, "sent": 0, "received": 0, "bytes": 0,
+            "close_code": null, "close_reason": null, "disconnected_at": null });
+        Self { id, user_id: claims.user_id.clone(), view }
+    }
+
+    pub(crate) fn closed(mut self, close: Option<&Close>, traffic: Traffic) -> Self {
+        let now = Value::from(clock::utc_iso());
+        self.view["last_seen"] = now.clone();
+        self.view["disconnected_at"] = now;
+        self.view["sent"] = traffic.sent.into();
+        self.view["received"] = traffic.received.into();
+        self.view["bytes"] = traffic.bytes_sent.into();
+        self.view["close_code"] = close.map_or(1006, |close| close.code).into();
+        self.view["close_reason"] = close.map_or("", |close| &close.reason).into();
+        self
+    }
+}
+
+impl Records {
+    /// The recorder, and the task that stores.
+    pub(crate) fn new(
+        broker: Broker,
+        settings: &RealtimeSettings,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
+        let (queue, mut waiting) = mpsc::channel::<(&'static str, Value)>(QUEUE);
+        let budget = Mutex::new(Bucket::full(settings.records_per_second, Instant::now()));
+        let records =
+            Arc::new(Self { queue, budget, per_second: settings.records_per_second, log: settings.message_log });
+        let history_ttl = Duration::from_secs(settings.records_seconds);
+        // A session is two records, its beginning and its end.
+        let (sessions, messages) = (settings.sessions_kept.saturating_mul(2), settings.messages_kept);
+        let store = async move {
+            while let Some((channel, record)) = waiting.recv().await {
+                let history_len = if channel == SESSIONS { sessions } else { messages };
+                let channel = channel.parse().expect("a constant name");
+                let retention = Retention { history_len, history_ttl };
+                if let Err(error) = broker.publish_with(&channel, record.to_string().as_bytes(), retention).await {
+                    tracing::debug!(error = crate::error::report(&error), "a record is lost");
+                    metrics::counter!("oneiro_ws_records_dropped_total").increment(1);
+                }
+            }
+        };
+        (records, store)
+    }
+
+    fn put(&self, channel: &'static str, record: impl FnOnce() -> Value) {
+        let has_room = self.per_second > 0 && self.budget.lock().take(self.per_second, self.per_second, Instant::now());
+        if !has_room || self.queue.try_send((channel, record())).is_err() {
+            metrics::counter!("oneiro_ws_records_dropped_total").increment(1);
+        }
+    }
+
+    pub(crate) fn session(&self, record: &SessionRecord) {
+        self.put(SESSIONS, || record.view.clone());
+    }
+
+    /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept.
+    pub(crate) fn message_in(&self, session: Option<(&str, &UserId)>, r#type: &str, text: &str) {
+        if self.log == MessageLog::Off {
+            return;
+        }
+        self.put(MESSAGES, || {
+            let keeps_body = self.log == MessageLog::Body && r#type != "authenticate";
+            json!({ "session_id": session.map(|(id, _)| id), "user_id": session.map(|(_, user)| user), "direction": "in",
+                "type": r#type.chars().take(64).collect::<String>(), "channel": null, "size": text.len(), "at": clock::utc_iso(),
+                "body": keeps_body.then(|| text.chars().take(MAX_BODY_CHARS).collect::<String>()) })
+        });
+    }
+
+    /// An event that this process gave to its connections.
+    pub(crate) fn message_out(&self, publication: &Publication, r#type: &str, delivered: usize) {
+        if self.log == MessageLog::Off {
+            return;
+        }
+        self.put(MESSAGES, || {
+            let user = publication.channel.as_str().strip_prefix("user_").and_then(UserId::parse);
+            let body = (self.log == MessageLog::Body).then(|| String::from_utf8_lossy(&publication.payload));
+            json!({ "session_id": null, "user_id": user, "direction": "out", "type": r#type.chars().take(64).collect::<String>(),
+                "channel": publication.channel, "size": publication.payload.len(), "at": clock::utc_iso(), "delivered": delivered,
+                "body": body.map(|body| body.chars().take(MAX_BODY_CHARS).collect::<String>()) })
+        });
+    }
+}
+
+/// What a list is narrowed to.
+struct Filter {
+    user_id: Option<String>,
+    path: Option<String>,
+    is_open: Option<bool>,
+    since: Option<String>,
+    r#type: Option<String>,
+    limit: usize,
+    before: Option<u64>,
+}
+
+impl Filter {
+    fn of(request: &poem::Request) -> Result<Self, ApiError> {
+        let parameter = |name: &str| http::parameter(request, name).filter(|value| !value.is_empty());
+        let is_open = match parameter("open").as_deref() {
+            None => None,
+            Some("1" | "true") => Some(true),
+            Some("0" | "false") => Some(false),
+            Some(_) => return Err(http::wrong("open", "must be true or false")),
+        };
+        let since = parameter("since");
+        if since.as_ref().is_some_and(|since| since.parse::<jiff::Timestamp>().is_err()) {
+            return Err(http::wrong("since", "must be a time such as 2025-10-22T10:00:00Z"));
+        }
+        let before = match parameter("cursor") {
+            None => None,
+            Some(cursor) => Some(cursor.parse().map_err(|_| http::wrong("cursor", "is not one that was given out"))?),
+        };
+        let limit = http::limit(request, DEFAULT_LIST, 1_000)? as usize;
+        let (user_id, path, r#type) = (parameter("user_id"), parameter("path"), parameter("type"));
+        Ok(Self { user_id, path, is_open, since, r#type, limit, before })
+    }
+
+    /// Whether the walk has come to the page that was asked for.
+    fn has_begun(&self, offset: u64) -> bool {
+        self.before.is_none_or(|before| offset < before)
+    }
+
+    fn lets_through(&self, record: &Value, time: &str) -> bool {
+        let is = |field: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| match &record[field] {
+                Value::String(text) => text == wanted,
+                Value::Number(number) => number.as_u64().is_some_and(|number| wanted.parse() == Ok(number)),
+                _ => false,
+            })
+        };
+        // ISO times of one form compare as text; the filter may be written in another one.
+        let instant = |text: &str| text.parse::<jiff::Timestamp>().ok();
+        let is_recent =
+            self.since.as_ref().is_none_or(|since| record[time].as_str().and_then(instant) >= instant(since));
+        let is_open = record["disconnected_at"].is_null() && record["close_code"].is_null();
+        is("user_id", &self.user_id)
+            && is("path", &self.path)
+            && is("type", &self.r#type)
+            && is_recent
+            && self.is_open.is_none_or(|wanted| wanted == is_open)
+    }
+}
+
+impl SocketContext {
+    /// Walks a record channel from its end backwards until `visit` has enough; returns where it stopped. Always from the end, as only what stands
+    /// later tells whether a session has ended.
+    async fn walk(&self, channel: &str, mut visit: impl FnMut(u64, Value) -> bool) -> Result<Option<u64>, EventError> {
+        let channel: ChannelName = channel.parse().expect("a constant name");
+        let end = self.broker.position(&channel).await?;
+        let mut upper = end.offset;
+        while upper > 0 {
+            let lower = upper.saturating_sub(PAGE);
+            // From the oldest retained where the stream begins later than the page.
+            let mut page = self
+                .broker
+                .history(&channel, Some(&Position { epoch: end.epoch.clone(), offset: lower }), PAGE)
+                .await?;
+            let is_last = !page.is_complete;
+            if is_last {
+                page = self.broker.history(&channel, None, PAGE).await?;
+            }
+            let events = page
+                .publications
+                .iter()
+                .rev()
+                .filter_map(|event| Some((event.position.as_ref()?.offset, &event.payload)));
+            for (offset, payload) in events.filter(|(offset, _)| *offset <= upper) {
+                let Ok(record) = serde_json::from_slice(payload) else { continue };
+                if visit(offset, record) {
+                    return Ok(Some(offset));
+                }
+            }
+            if is_last {
+                return Ok(None);
+            }
+            upper = lower;
+        }
+        Ok(None)
+    }
+}
+
+fn answer(results: Vec<Value>, next: Option<u64>) -> Response {
+    poem::web::Json(json!({ "results": results, "next": next.map(|offset| offset.to_string()) })).into_response()
+}
+
+/// `GET /api/developer/websocket-sessions/`
+#[handler]
+pub(crate) async fn list_sessions(
+    request: &poem::Request,
+    ctx: Data<&Arc<SocketContext>>,
+) -> Result<Response, ApiError> {
+    http::bearer_with(request, &ctx, Scope::Developer)?;
+    let filter = Filter::of(request)?;
+    let alive = ctx.presence.processes().await.map_err(|error| http::failed(&error))?;
+    let (mut results, mut seen) = (Vec::new(), HashSet::new());
+    let next = ctx
+        .walk(SESSIONS, |offset, mut record| {
+            let id = record["id"].as_str().unwrap_or_default().to_owned();
+            // The end of a session stands behind its beginning, and says all that the beginning does.
+            if !seen.insert(id) || !filter.has_begun(offset) {
+                return false;
+            }
+            let is_orphan = record["disconnected_at"].is_null()
+                && !record["node"].as_str().is_some_and(|node| alive.iter().any(|other| other == node));
+            if is_orphan {
+                record["close_code"] = 1006.into();
+                record["close_reason"] = "the process ended".into();
+            }
+            if filter.lets_through(&record, "connected_at") {
+                results.push(record);
+            }
+            results.len() >= filter.limit
+        })
+        .await
+        .map_err(|error| http::failed(&error))?;
+    results.sort_by(|a, b| b["connected_at"].as_str().cmp(&a["connected_at"].as_str()));
+    Ok(answer(results, next))
+}
+
+/// `GET /api/developer/websocket-messages/`
+#[handler]
+pub(crate) async fn list_messages(
+    request: &poem::Request,
+    ctx: Data<&Arc<SocketContext>>,
+) -> Result<Response, ApiError> {
+    http::bearer_with(request, &ctx, Scope::Developer)?;
+    let filter = Filter::of(request)?;
+    let mut results = Vec::new();
+    let next = ctx
+        .walk(MESSAGES, |offset, record| {
+            if filter.has_begun(offset) && filter.lets_through(&record, "at") {
+                results.push(record);
+            }
+            results.len() >= filter.limit
+        })
+        .await
+        .map_err(|error| http::failed(&error))?;
+    Ok(answer(results, next))
+}

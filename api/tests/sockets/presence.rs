@@ -1,0 +1,151 @@
+//! Dialect P across processes.
+
+use crate::{
+    client::Client,
+    node::{Node, node, settings, token},
+    redis::{PATIENCE, Redis},
+};
+use oneiro_core::config::RealtimeSettings;
+use serde_json::{Value, json};
+
+fn path(user: u64) -> String {
+    format!("/api/v1/ws?token={}", token(user))
+}
+
+pub(crate) async fn eventually(check: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !check().await {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes true in time");
+}
+
+async fn enter(node: &Node, user: u64, online: u64) -> Client {
+    let mut client = node.connect(&path(user)).await;
+    let hello = client.expect("connected").await;
+    let data = json!({ "message": format!("欢迎, name{user}!"), "user_id": user, "online_count": online });
+    assert_eq!(hello, json!({ "type": "connected", "data": data }));
+    client
+}
+
+fn quick() -> RealtimeSettings {
+    RealtimeSettings { presence_grace_seconds: 0, presence_lease_seconds: 3, ..settings() }
+}
+
+#[tokio::test]
+async fn users_come_and_go_once_over_two_processes() {
+    let redis = Redis::start().await;
+    let (one, two) = (Node::start(&redis, quick()).await, Node::start(&redis, quick()).await);
+    let mut ada = enter(&one, 1, 1).await;
+    let bob = enter(&two, 2, 2).await;
+    let status = ada.expect("user_status").await;
+    assert_eq!((&status["data"]["user_id"], &status["data"]["status"]), (&json!(2), &json!("online")));
+    let bob_again = enter(&one, 2, 2).await;
+    drop(bob);
+    let (code, view) = one.http("GET", "/api/v1/status/2", &token(1), "").await;
+    assert_eq!((code, &view["online"]), (200, &json!(true)));
+    eventually(async || one.http("GET", "/api/v1/status/2", &token(1), "").await.1["connections_count"] == 1).await;
+    ada.expect_nothing_more().await;
+    drop(bob_again);
+    let status = ada.expect("user_status").await;
+    assert_eq!((&status["data"]["user_id"], &status["data"]["status"]), (&json!(2), &json!("offline")));
+    assert_eq!(two.http("GET", "/api/v1/online/count", &token(1), "").await, (200, json!({ "online_count": 1 })));
+    let (_, list) = two.http("GET", "/api/v1/online?limit=5", &token(1), "").await;
+    assert_eq!(
+        (&list["online_count"], &list["users"][0]["user_id"], list["users"].as_array().unwrap().len()),
+        (&json!(1), &json!(1), 1)
+    );
+    assert!(list["users"][0]["last_seen"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(two.http("GET", "/api/v1/online", "nonsense", "").await.0, 401);
+}
+
+#[tokio::test]
+async fn chat_reaches_its_receiver_wherever_and_whenever() {
+    let redis = Redis::start().await;
+    let (one, two) = (node(&redis).await, node(&redis).await);
+    let mut ada = enter(&one, 1, 1).await;
+    let mut bob = enter(&two, 2, 2).await;
+    ada.expect("user_status").await;
+    let sent = "2025-10-22T10:00:00.000Z";
+    ada.send(json!({ "type": "message", "to_user_id": 2, "message": "Hello!", "timestamp": sent })).await;
+    let chat = bob.expect("chat").await;
+    assert_eq!(
+        chat["data"],
+        json!({ "from_user_id": 1, "from_username": "name1", "message": "Hello!", "timestamp": sent })
+    );
+    assert!(chat["timestamp"].is_string());
+    ada.send(json!({ "type": "message", "to_user_id": 3, "message": "later" })).await;
+    ada.expect_nothing_more().await;
+    let mut cat = enter(&two, 3, 3).await;
+    assert_eq!(cat.expect("chat").await["data"]["message"], "later");
+    for wrong in [json!({ "to_user_id": 3 }), json!({ "message": "x" }), json!({ "to_user_id": -1, "message": "x" })] {
+        let mut message = wrong;
+        message["type"] = "message".into();
+        cat.send(message).await;
+        assert_eq!(cat.expect("error").await["error_code"], "INVALID_MESSAGE");
+    }
+    cat.send(json!({ "type": "message", "to_user_id": 1, "message": "x".repeat(20_000) })).await;
+    assert_eq!(cat.expect("error").await["error_code"], "TOO_LARGE");
+    one.publish(json!({ "type": "notification", "user_id": 2,
+        "data": { "id": 789, "type": "new_follower", "title": "t", "message": "m", "data": { "follower_id": 456 }, "link": "/u" } }))
+    .await;
+    let frames = [bob.json().await, bob.json().await];
+    let notification = frames.iter().find(|frame| frame["type"] == "notification").unwrap();
+    assert_eq!(
+        (&notification["notification_type"], &notification["data"]["id"]),
+        (&json!("new_follower"), &json!(789))
+    );
+}
+
+async fn next_of(client: &mut Client, kind: &str) -> Value {
+    loop {
+        let frame = client.json().await;
+        if frame["type"] == kind {
+            return frame;
+        }
+    }
+}
+
+#[tokio::test]
+async fn typing_and_presence_are_told_to_others_only() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let mut ada = enter(&node, 1, 1).await;
+    let mut bob = enter(&node, 2, 2).await;
+    ada.expect("user_status").await;
+    bob.send(json!({ "type": "typing", "data": { "is_typing": true, "context": "post_123" } })).await;
+    let typing = ada.expect("typing").await;
+    assert_eq!(typing["data"], json!({ "user_id": 2, "is_typing": true, "context": "post_123" }));
+    bob.send(json!({ "type": "presence", "status": "away", "data": { "device": "mobile" } })).await;
+    let presence = ada.expect("presence").await;
+    assert_eq!(presence["data"], json!({ "user_id": 2, "status": "away", "data": { "device": "mobile" } }));
+    bob.send(json!({ "type": "presence", "status": "offline" })).await;
+    assert_eq!(ada.expect("user_status").await["data"]["status"], "offline");
+    assert_eq!(node.http("GET", "/api/v1/status/2", &token(1), "").await.1["online"], false);
+    bob.send(json!({ "type": "presence", "status": "asleep" })).await;
+    assert_eq!(bob.expect("error").await["error_code"], "INVALID_MESSAGE");
+
+    // Within a channel, only its members are told.
+    let mut cat = enter(&node, 3, 2).await;
+    for client in [&mut bob, &mut cat] {
+        client.send(json!({ "type": "subscribe", "channels": ["post_9"] })).await;
+        next_of(client, "subscription_success").await;
+    }
+    assert_eq!(ada.expect("user_status").await["data"]["user_id"], 3);
+    bob.send(json!({ "type": "typing", "data": { "is_typing": false, "context": "post_9" } })).await;
+    assert_eq!(next_of(&mut cat, "typing").await["data"]["is_typing"], false);
+    ada.expect_nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_no_ghosts() {
+    let redis = Redis::start().await;
+    let (alive, dead) = (Node::start(&redis, quick()).await, Node::start(&redis, quick()).await);
+    let mut ada = enter(&alive, 1, 1).await;
+    let _bob = enter(&dead, 2, 2).await;
+    ada.expect("user_status").await;
+    dead.die();
+    let status = ada.expect("user_status").await;
+    assert_eq!((&status["data"]["user_id"], &status["data"]["status"]), (&json!(2), &json!("offline")));
+}
