@@ -9,7 +9,12 @@ use fred::{
         config::{Config as FredConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig},
     },
 };
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 /// fred's own default of 32 loses publications in a burst; 8,192 absorbed the bursts that were measured.
 const BROADCAST_CAPACITY: usize = 8192;
@@ -84,15 +89,20 @@ fn builder(config: &RedisConfig) -> Result<Builder, ConnectError> {
 }
 
 async fn init<C: ClientLike>(config: &RedisConfig, client: C) -> Result<C, ConnectError> {
-    client.connect();
-    let wait = tokio::time::timeout(config.connect_timeout(), client.wait_for_connect());
-    let outcome = match wait.await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(fred::error::Error::new(
-            fred::error::ErrorKind::Timeout,
-            "no answer within redis.connect_timeout_seconds",
-        )),
+    let outcome = {
+        let mut ready = pin!(client.wait_for_connect());
+        // The wait subscribes to fred's notice when it is first polled. Polled only after `connect`, it would miss a connection
+        // made in between and wait in vain.
+        let first = poll_fn(|context| Poll::Ready(ready.as_mut().poll(context))).await;
+        client.connect();
+        match first {
+            Poll::Ready(outcome) => Ok(outcome),
+            Poll::Pending => tokio::time::timeout(config.connect_timeout(), ready).await,
+        }
     };
+    let outcome = outcome.unwrap_or_else(|_| {
+        Err(fred::error::Error::new(fred::error::ErrorKind::Timeout, "no answer within redis.connect_timeout_seconds"))
+    });
     match outcome {
         Ok(()) => Ok(client),
         Err(source) => {
