@@ -60,7 +60,10 @@ SIGTERM or Ctrl-C stops it gracefully; a second one at once. Exit status: 0 stop
 pub fn run(role: Role) -> ExitCode {
     let (name, about) = match role {
         Role::Ws => ("ws", "Oneiro's socket tier: tells browsers what happens, over WebSockets and SSE."),
-        _ => ("api", "Oneiro's API: takes uploads, pushes jobs, serves pictures, the page and (http.serve_sockets) the sockets."),
+        _ => (
+            "api",
+            "Oneiro's API: takes uploads, pushes jobs, serves pictures, the page and (http.serve_sockets) the sockets.",
+        ),
     };
     let matches = Args::command().name(name).about(about).after_help(after_help(name)).get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -111,7 +114,8 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
     let client = redis::connect(&config.redis).await?;
     let broker = Broker::new(client.clone(), broker_options(&config));
-    let dreams = DreamStore::new(broker.clone(), client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams);
+    let dreams =
+        DreamStore::new(broker.clone(), client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams);
     let queues = Queues::new(client.clone(), &config.queues);
     let (addr, grace) = match role {
         Role::Ws => (config.ws.socket_addr(), config.http.shutdown_grace()),
@@ -124,7 +128,8 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     } else {
         None
     };
-    let state = Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
+    let state =
+        Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
     let app = app(role, &state, sockets.as_ref());
     let acceptor = bind(addr).await?;
     tracing::info!(%addr, role = ?role, "listening");

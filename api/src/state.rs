@@ -59,7 +59,19 @@ impl AppState {
         sockets: Option<Arc<SocketContext>>,
     ) -> Self {
         let uploads = Semaphore::new(config.http.max_concurrent_uploads);
-        Self { config, verifier, dreams, queues, storage, redis, metrics, sockets, uploads, storage_probe: Mutex::default(), is_draining: AtomicBool::new(false) }
+        Self {
+            config,
+            verifier,
+            dreams,
+            queues,
+            storage,
+            redis,
+            metrics,
+            sockets,
+            uploads,
+            storage_probe: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+        }
     }
 
     /// A place among the uploads of this process; a full house is a 503 rather than a queue in memory.
@@ -88,7 +100,9 @@ impl AppState {
     pub(crate) async fn storage_answers(&self, limit: Duration) -> bool {
         // Held while probing: callers that come meanwhile wait for this probe instead of starting their own.
         let mut last = self.storage_probe.lock().await;
-        if let Some((at, answer)) = *last && at.elapsed() < PROBE_AGE {
+        if let Some((at, answer)) = *last
+            && at.elapsed() < PROBE_AGE
+        {
             return answer;
         }
         let answer = match tokio::time::timeout(limit, self.storage.check()).await {

@@ -27,7 +27,8 @@ pub(super) async fn ready(state: Data<&Arc<AppState>>) -> Response {
     let draining = state.is_draining();
     let word = |ok: bool| if ok { "ok" } else { "unavailable" };
     let body = serde_json::json!({ "redis": word(redis), "storage": word(storage), "events": word(sockets), "draining": draining });
-    let status = if redis && storage && sockets && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status =
+        if redis && storage && sockets && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Json(body).with_status(status).into_response()
 }
 

@@ -68,10 +68,14 @@ async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -
 /// carries out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
 /// sweep finds the dream unsettled when Redis is back, and either removes its originals or finishes it and puts it on its owner's list.
 async fn withdraw(state: &State, dream: &Dream, received: Received) {
-    let marked = state.dreams.change(dream.id, |dream| if dream.begin_delete(None) { Change::Announce(()) } else { Change::Keep(()) });
+    let marked = state
+        .dreams
+        .change(dream.id, |dream| if dream.begin_delete(None) { Change::Announce(()) } else { Change::Keep(()) });
     match marked.await {
         Ok(_) => {}
         Err(StoreError::NotFound(_)) => discard(state, received),
-        Err(error) => tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn"),
+        Err(error) => {
+            tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn")
+        }
     }
 }
