@@ -3,7 +3,7 @@
 //! ```text
 //! bench JOB THREADS SECONDS OUT_DIR|- FILE...
 //! ```
-//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px), `thumb` (320 px JPEG), `png1` (1024 px PNG). With OUT_DIR the variants are written once
+//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px; `webp3-fast` with effort 2), `thumb` (320 px JPEG), `png1` (1024 px PNG). With OUT_DIR the variants are written once
 //! and nothing is measured. Prints one line of JSON. Linux only: times and memory are read from /proc.
 
 use std::fs;
@@ -59,6 +59,11 @@ fn settings_for(job: &str) -> Result<Settings, Failure> {
     settings.variants = match job {
         "jpeg3" => three(Output::Jpeg, 82),
         "webp3" => three(Output::WebP, 80),
+        "webp3-fast" => {
+            let mut variants = three(Output::WebP, 80);
+            variants.iter_mut().for_each(|variant| variant.effort = 2);
+            variants
+        }
         "thumb" => vec![sized("320", 320)],
         "png1" => vec![sized("1024", 1024).with_format(Output::Png)],
         other => return Err(format!("unknown job {other:?}").into()),
