@@ -79,8 +79,7 @@ impl Queue {
     #[must_use]
     pub fn with_options(client: Client, name: QueueName, options: QueueOptions) -> Self {
         let calls = client.with_options(&Options {
-            // A command whose connection broke may have run; whether to send it again is decided where its meaning is known.
-            max_attempts: Some(1),
+            max_attempts: scripts::writes(&client),
             timeout: Some(options.command_timeout),
             ..Options::default()
         });

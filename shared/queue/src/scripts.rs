@@ -57,3 +57,11 @@ pub(crate) async fn run<R: FromValue>(
         other => Ok(other?),
     }
 }
+
+/// How often the client may write one command.
+///
+/// Once, because whether a command whose connection broke is sent again is decided where its meaning is known. In a cluster
+/// the client counts finding the right node as a write, so there it needs more; then each call must bear being repeated.
+pub(crate) fn writes(client: &Client) -> Option<u32> {
+    Some(if client.is_clustered() { 4 } else { 1 })
+}

@@ -233,7 +233,14 @@ if #ids > 0 then
   end
   ids = kept
   if claimed > 0 then
-    call('ZADD', LEASE, unpack(z))
+    if call('ZADD', LEASE, 'NX', unpack(z)) ~= claimed then
+      -- A second entry of a running job: nothing here makes one, but a lease must never change hands by accident. Its empty
+      -- record tells the worker to pass over it.
+      local have = call('ZMSCORE', LEASE, unpack(ids))
+      for k = 1, claimed do
+        if tonumber(have[k]) ~= base + k - 1 then recs[k] = '' end
+      end
+    end
     call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
     if #counted > 0 then
       call('HSET', P .. 'capped', unpack(counted))

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fred::types::Value;
+use fred::{interfaces::ClientLike, types::Value};
 
 use super::Queue;
 use crate::{
@@ -71,7 +71,8 @@ impl Queue {
         let limit = self.inner.options.max_depth.map_or(0, int);
         let mut resends = 0;
         loop {
-            let is_first = resends == 0;
+            // In a cluster the client itself may send a call twice, so every job is looked for first.
+            let is_first = resends == 0 && !self.inner.client.is_clustered();
             let (args, order) = arguments(jobs, limit, is_first)?;
             match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),

@@ -8,6 +8,8 @@ use fred::{
     types::config::{ReconnectPolicy, UnresponsiveConfig},
 };
 
+use crate::scripts;
+
 /// Shortest and longest wait between two tries to reconnect. Short at first: leases go on running out while we are away.
 const RECONNECT_MS: (u32, u32) = (20, 1_000);
 /// A frame that waits this long for its answer means that the peer is gone without a word. Longer than any blocking pop here.
@@ -18,7 +20,7 @@ pub(crate) fn client_like(source: &Client) -> Client {
     let mut config = source.client_config();
     config.fail_fast = false;
     let mut connection = source.connection_config().clone();
-    connection.max_command_attempts = 1;
+    connection.max_command_attempts = scripts::writes(source).unwrap_or(1);
     connection.unresponsive = UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: Duration::from_secs(3) };
     let policy = ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2);
     Client::new(config, Some(source.perf_config()), Some(connection), Some(policy))

@@ -60,7 +60,11 @@ pub(crate) struct Fetcher {
 pub(crate) async fn run(shared: Arc<Shared>, check: Option<Check>) {
     let client = connected(shared.queue.client()).await;
     let waiting = connected(shared.queue.client()).await;
-    let calls = client.with_options(&Options { max_attempts: Some(1), timeout: Some(PATIENCE), ..Options::default() });
+    let calls = client.with_options(&Options {
+        max_attempts: scripts::writes(&client),
+        timeout: Some(PATIENCE),
+        ..Options::default()
+    });
     let mut fetcher = Fetcher {
         shared: Arc::clone(&shared),
         check,
@@ -257,6 +261,10 @@ impl Fetcher {
         for (id, raw) in claimed {
             let token = self.next_token;
             self.next_token += 1;
+            if raw.is_empty() {
+                // Leased already: see step.lua.
+                continue;
+            }
             match Record::decode(&raw) {
                 Ok(record) => {
                     let payload = record.payload.clone();
@@ -428,7 +436,11 @@ impl Fetcher {
 
 /// Whether Redis answered: with a token or with nothing after the nap.
 async fn wait_for_work(client: Client, key: String) -> bool {
-    let calls = client.with_options(&Options { max_attempts: Some(1), timeout: Some(NAP * 2), ..Options::default() });
+    let calls = client.with_options(&Options {
+        max_attempts: scripts::writes(&client),
+        timeout: Some(NAP * 2),
+        ..Options::default()
+    });
     let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
     let reply: Result<Value, _> = calls.custom(pop, vec![key, NAP.as_secs().to_string()]).await;
     reply.is_ok()

@@ -50,8 +50,11 @@ async fn beat(weak: &Weak<Shared>, source: &Client) {
             break;
         }
         let interval = Duration::from_millis(u64::try_from(shared.queue.options().lease_ms() / BEATS).unwrap_or(250));
-        let calls =
-            client.with_options(&Options { max_attempts: Some(1), timeout: Some(interval * 3), ..Options::default() });
+        let calls = client.with_options(&Options {
+            max_attempts: scripts::writes(&client),
+            timeout: Some(interval * 3),
+            ..Options::default()
+        });
         if let Err(error) = sign_of_life(&shared, &calls).await {
             tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
             tokio::time::sleep(interval / 2).await;

@@ -15,7 +15,7 @@ pub struct WorkerOptions {
     pub shutdown_grace: Duration,
     /// How long a handler may take to end after its job's cancel; then it is dropped. Default 5 seconds.
     pub cancel_grace: Duration,
-    /// Extra text for [`WorkerRecord::host`](crate::WorkerRecord::host); the environment's host name where empty.
+    /// What [`WorkerRecord::host`](crate::WorkerRecord::host) says. Default: the machine's name, where the system tells it.
     pub host: String,
 }
 
@@ -26,7 +26,7 @@ impl Default for WorkerOptions {
             prefetch: 0,
             shutdown_grace: Duration::from_secs(25),
             cancel_grace: Duration::from_secs(5),
-            host: String::new(),
+            host: host_name(),
         }
     }
 }
@@ -36,4 +36,9 @@ impl WorkerOptions {
     pub(crate) fn room(&self) -> usize {
         self.concurrency.max(1) + self.prefetch
     }
+}
+
+/// The machine's name as Linux tells it; empty elsewhere.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }

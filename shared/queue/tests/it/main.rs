@@ -5,9 +5,11 @@
 mod backlog;
 mod basics;
 mod chaos;
+mod cluster;
 mod expose;
 mod flows;
 mod interop;
+mod layers;
 mod limits;
 mod redis;
 mod worker;

@@ -332,3 +332,21 @@ async fn groups_take_turns_so_that_a_big_one_does_not_delay_a_small_one() {
     assert!(at <= 2, "the small group's job ran as number {at}");
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_stands_in_its_list_twice_runs_once_at_a_time() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::Hang, "twice")).await.unwrap().id;
+    // What no script does: a second entry.
+    let double = "local id = redis.call('LINDEX', KEYS[1], 0) return redis.call('RPUSH', KEYS[1], id)";
+    assert_eq!(server.command::<i64>(&["EVAL", double, "1", "aq:{q}:q:n:play:"]).await, 2);
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    eventually("running", || async { worker.log.of("twice").len() == 1 }).await;
+    let after = queue.push(act(Act::Succeed, "after")).await.unwrap().id;
+    eventually("completed", || async { state(&queue, after).await == Some(State::Completed) }).await;
+    assert_eq!((worker.log.of("twice").len(), queue.stats().await.unwrap().running), (1, 1));
+    queue.cancel(&id).await.unwrap();
+    eventually("cancelled", || async { state(&queue, id).await == Some(State::Cancelled) }).await;
+    worker.stop().await;
+}
