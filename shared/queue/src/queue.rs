@@ -6,6 +6,7 @@ mod explain;
 mod inspect;
 mod outcome;
 mod push;
+mod state;
 mod workers;
 
 use std::sync::{
@@ -21,10 +22,11 @@ use fred::{
 
 pub use admin::CancelOutcome;
 pub use explain::Explanation;
-pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats, State};
+pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats};
 pub use outcome::Outcome;
 pub(crate) use outcome::Waiting;
 pub(crate) use push::id_value;
+pub use state::State;
 pub use workers::{RunningJob, WorkerRecord};
 
 use crate::{QueueError, QueueName, QueueOptions, keys, scripts};
