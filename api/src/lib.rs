@@ -1,7 +1,9 @@
 //! Oneiro's HTTP and WebSocket servers: routes that store uploads and push jobs, and the socket tier that tells what became of them.
 
 mod access_log;
+mod cross_origin;
 mod error;
+mod listener;
 mod routes;
 mod serve;
 pub mod socket;

@@ -3,7 +3,8 @@
 use crate::{
     ApiError, AppState,
     access_log::AccessLog,
-    error::report,
+    cross_origin,
+    listener::Connections,
     routes,
     socket::{self, SocketContext},
 };
@@ -22,13 +23,10 @@ use oneiro_events::{Broker, BrokerOptions};
 use poem::{
     EndpointExt, Route, Server,
     endpoint::BoxEndpoint,
-    http::{Method, StatusCode},
-    listener::{Acceptor, Listener, TcpAcceptor, TcpListener},
-    middleware::Cors,
-    web::{LocalAddr, RemoteAddr},
+    http::StatusCode,
+    listener::{Listener, TcpListener},
 };
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-use tokio::net::TcpStream;
 
 /// A connection that sends nothing for so long between two requests is closed. Sockets have timers of their own.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
@@ -145,9 +143,10 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
             }
         }
     };
+    let patience = if state.sockets.is_some() { grace / 2 } else { grace };
     Server::new_with_acceptor(acceptor)
         .idle_timeout(IDLE_LIMIT)
-        .run_with_graceful_shutdown(app, stop, Some(grace / 2))
+        .run_with_graceful_shutdown(app, stop, Some(patience))
         .await
         .context("the listener failed")?;
     tracing::info!("stopped");
@@ -157,21 +156,14 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
 fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) -> BoxEndpoint<'static> {
     let mut route = match role {
         Role::Ws => routes::probes(Route::new()),
-        _ => routes::routes(),
+        _ => Route::new().nest_no_strip("/", cross_origin::allow(routes::routes(), &state.config.http.cors_origins)),
     };
     if let Some(sockets) = sockets {
+        // Sockets have an allow-list of their own, and close rather than refuse.
         let tier = Arc::new(socket::routes(sockets));
         for prefix in ["/ws", "/api/v1", "/api/developer"] {
             route = route.nest_no_strip(prefix, tier.clone());
         }
-    }
-    let origins = &state.config.http.cors_origins;
-    let mut cors = Cors::new().allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE]).max_age(3600);
-    if origins.iter().any(|origin| origin == "*") {
-        // Tokens travel in a header, never in a cookie that a foreign page could use, so any origin may be allowed.
-        cors = cors.allow_origins_fn(|_| true).allow_credentials(false);
-    } else {
-        cors = cors.allow_origins(origins.iter().map(String::as_str)).allow_credentials(false);
     }
     let app = route.data(state.clone()).catch_all_error(|error| async move {
         if error.downcast_ref::<ApiError>().is_some() || error.is_from_response() {
@@ -183,7 +175,7 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
         }
         poem::Error::from(refusal).into_response()
     });
-    if origins.is_empty() { app.with(AccessLog).boxed() } else { app.with(cors).with(AccessLog).boxed() }
+    app.with(AccessLog).boxed()
 }
 
 fn broker_options(config: &Config) -> BrokerOptions {
@@ -195,30 +187,11 @@ fn broker_options(config: &Config) -> BrokerOptions {
     }
 }
 
-async fn bind(addr: SocketAddr) -> anyhow::Result<NoDelay> {
+async fn bind(addr: SocketAddr) -> anyhow::Result<Connections> {
     let acceptor = TcpListener::bind(addr).into_acceptor().await.with_context(|| {
         format!("cannot listen on {addr}; is another process using the port? HTTP_ADDR, WS_ADDR or PORT choose another")
     })?;
-    Ok(NoDelay(acceptor))
-}
-
-/// poem leaves Nagle's algorithm on, which holds small frames back for up to 40 ms.
-struct NoDelay(TcpAcceptor);
-
-impl Acceptor for NoDelay {
-    type Io = TcpStream;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.0.local_addr()
-    }
-
-    async fn accept(&mut self) -> std::io::Result<(Self::Io, LocalAddr, RemoteAddr, poem::http::uri::Scheme)> {
-        let accepted = self.0.accept().await?;
-        if let Err(error) = accepted.0.set_nodelay(true) {
-            tracing::debug!(error = report(&error), "a connection ended before it was set up");
-        }
-        Ok(accepted)
-    }
+    Ok(Connections(acceptor))
 }
 
 /// SIGTERM or Ctrl-C; a second one ends the process at once.

@@ -3,7 +3,7 @@
 use crate::{ApiError, error::report, socket::SocketContext};
 use metrics_exporter_prometheus::PrometheusHandle;
 use oneiro_core::{
-    auth::{AuthError, Claims, Verifier},
+    auth::{AuthError, Claims, UserId, Verifier},
     config::Config,
     dreams::DreamStore,
     jobs::Queues,
@@ -11,13 +11,14 @@ use oneiro_core::{
 };
 use poem::{FromRequest, Request, RequestBody, http::header, web::Data};
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 /// How long one probe's answer stands.
 const PROBE_AGE: Duration = Duration::from_secs(2);
@@ -40,7 +41,9 @@ pub struct AppState {
     pub metrics: Option<PrometheusHandle>,
     /// The socket tier, where this process runs one, for readiness.
     pub sockets: Option<Arc<SocketContext>>,
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
+    /// Uploads under way by user; bounded by [`Self::uploads`].
+    uploading: parking_lot::Mutex<HashMap<UserId, usize>>,
     storage_probe: Mutex<Option<(Instant, bool)>>,
     is_draining: AtomicBool,
 }
@@ -58,7 +61,7 @@ impl AppState {
         metrics: Option<PrometheusHandle>,
         sockets: Option<Arc<SocketContext>>,
     ) -> Self {
-        let uploads = Semaphore::new(config.http.max_concurrent_uploads);
+        let uploads = Arc::new(Semaphore::new(config.http.max_concurrent_uploads));
         Self {
             config,
             verifier,
@@ -69,20 +72,29 @@ impl AppState {
             metrics,
             sockets,
             uploads,
+            uploading: parking_lot::Mutex::default(),
             storage_probe: Mutex::default(),
             is_draining: AtomicBool::new(false),
         }
     }
 
-    /// A place among the uploads of this process; a full house is a 503 rather than a queue in memory.
+    /// A place among the uploads of this process; a full house is a 503 rather than a queue in memory. No user takes more than their share.
     ///
     /// # Errors
-    /// 503 with Retry-After.
-    pub(crate) fn admit_upload(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        self.uploads.try_acquire().map_err(|_| {
+    /// 503 or 429 with Retry-After.
+    pub(crate) fn admit_upload(self: &Arc<Self>, claims: &Claims) -> Result<UploadPlace, ApiError> {
+        let place = self.uploads.clone().try_acquire_owned().map_err(|_| {
             metrics::counter!("oneiro_uploads_refused_total", "reason" => "busy").increment(1);
             ApiError::unavailable("too many uploads at once", Some(Duration::from_secs(1)))
-        })
+        })?;
+        let mut users = self.uploading.lock();
+        let count = users.entry(claims.user_id.clone()).or_default();
+        if *count >= self.config.uploads.max_concurrent_per_user {
+            metrics::counter!("oneiro_uploads_refused_total", "reason" => "user").increment(1);
+            return Err(ApiError::rate_limited(Duration::from_secs(1)));
+        }
+        *count += 1;
+        Ok(UploadPlace { state: self.clone(), user: claims.user_id.clone(), _place: place })
     }
 
     /// Counts one storing call of this user, and refuses where there were too many in this minute.
@@ -125,6 +137,25 @@ impl AppState {
     /// Whether the process is about to end.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+/// A place among the uploads under way, until it is dropped.
+pub(crate) struct UploadPlace {
+    state: Arc<AppState>,
+    user: UserId,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for UploadPlace {
+    fn drop(&mut self) {
+        let mut users = self.state.uploading.lock();
+        if let Some(count) = users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.user);
+            }
+        }
     }
 }
 

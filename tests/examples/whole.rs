@@ -82,7 +82,7 @@ async fn round(user: &User, pictures: &[Vec<u8>], photos: u64) -> Result<Sample>
     let started = Instant::now();
     let id = user.dream(form).await?;
     let posted = started.elapsed();
-    let mut socket = user.open(Tier::Api, id).await?;
+    let mut socket = user.watch(Tier::Api, id).await?;
     let mut first_state = None;
     loop {
         let update = socket.message_of_type("image_update").await?;

@@ -99,8 +99,21 @@ fn say(text: &str) {
 fn pipeline_settings(config: &Config) -> Result<Settings, ConfigErrors> {
     let wrong = |error: String| ConfigErrors::new(vec![format!("[images]: {error}")]);
     let table = config.images.pipeline.clone();
-    let settings: Settings =
+    let sets_limit = table.get("limits").and_then(|limits| limits.get("max_file_bytes")).is_some();
+    let mut settings: Settings =
         toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+    if !sets_limit {
+        settings.limits.max_file_bytes = config.uploads.max_file_bytes;
+    } else if settings.limits.max_file_bytes < config.uploads.max_file_bytes {
+        return Err(wrong(
+            "limits.max_file_bytes: must not be below uploads.max_file_bytes, or accepted files would fail".to_owned(),
+        ));
+    }
+    if let Some(watermark) = &mut settings.watermark {
+        let bytes = std::fs::read(&watermark.file)
+            .map_err(|error| wrong(format!("watermark.file: cannot read {}: {error}", watermark.file.display())))?;
+        watermark.image = Some(bytes.into());
+    }
     settings.validate().map_err(|error| wrong(error.to_string()))?;
     let default = &config.images.default_variant;
     if !settings.variants.iter().any(|variant| variant.name == *default) {
@@ -123,7 +136,7 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         },
     );
     let threads = config.worker.effective_concurrency();
-    let max_file_bytes = settings.limits.max_file_bytes.max(config.uploads.max_file_bytes);
+    let max_file_bytes = settings.limits.max_file_bytes;
     let shared = Arc::new(Shared {
         dreams: DreamStore::new(broker, client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams),
         storage,

@@ -4,12 +4,12 @@
 //! worker down too often to be run again, an operator's cancel) left the dream on the list of unsettled ones, where it does not move.
 
 use crate::{Shared, shared::report};
-use apalis_fred::{JobId, State};
-use oneiro_core::dreams::{Change, DeletionState, Dream, DreamId, DreamStatus, Image, ImageFailure, ImageState};
+use apalis_fred::{JobId, Queue, State};
+use oneiro_core::dreams::{Change, Dream, DreamId, Image, ImageFailure, ImageState};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Dreams looked at in one round; the next round takes the next ones.
+/// Dreams looked at in one round; each is put off by the look, so the next round takes the next ones.
 const ROUND: i64 = 200;
 /// Uploads may take as long as `http.request_timeout_seconds`; what has no record by then never gets one.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
@@ -34,88 +34,127 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration,
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// One dream's trouble is logged and put off; it does not keep the others waiting.
 async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
-    let stuck = shared.dreams.unsettled(idle, ROUND).await?;
-    if stuck.is_empty() {
-        return Ok(());
+    for id in shared.dreams.abandoned_uploads(ABANDONED_AFTER, ROUND).await? {
+        if let Err(error) = remove_abandoned(shared, id).await {
+            tracing::warn!(
+                dream.id = id.get(),
+                error = report(error.as_ref()),
+                "an abandoned upload could not be removed"
+            );
+        }
     }
-    let abandoned = shared.dreams.unsettled(ABANDONED_AFTER, ROUND).await?;
-    for id in stuck {
-        match shared.dreams.load(id).await? {
-            Some(dream) if dream.is_settled() => shared.dreams.forget_unsettled(id).await?,
-            Some(dream) => revive(shared, dream).await?,
-            None if abandoned.contains(&id) => remove_abandoned(shared, id).await?,
-            // Being uploaded.
-            None => {}
+    for id in shared.dreams.unsettled(idle, ROUND).await? {
+        if let Err(error) = look_at(shared, id).await {
+            tracing::warn!(dream.id = id.get(), error = report(error.as_ref()), "a stuck dream could not be helped");
+            shared.dreams.touch(id).await?;
         }
     }
     Ok(())
 }
 
+async fn look_at(shared: &Shared, id: DreamId) -> Result<(), AnyError> {
+    match shared.dreams.load(id).await? {
+        Some(dream) if !dream.is_settled() => revive(shared, dream).await,
+        // Settled, or never written.
+        _ => Ok(shared.dreams.forget_unsettled(id).await?),
+    }
+}
+
 /// Pushes what has no live job; settles what has a job that will not run again.
 async fn revive(shared: &Shared, dream: Dream) -> Result<(), AnyError> {
     shared.dreams.touch(dream.id).await?;
-    if dream.status == DreamStatus::DeleteProcessing {
-        // The key of the job is the dream and its version, so pushing adds nothing while one lives.
-        if dream.deletion.as_ref().is_some_and(|deletion| deletion.state == DeletionState::Processing) {
-            shared.queues.delete(&dream).await?;
-        }
-        return Ok(());
+    if dream.deletion.is_some() {
+        return revive_deletion(shared, &dream).await;
     }
-    // Its upload may have been cut off before this, and what runs to its end should be seen.
-    shared.dreams.enlist(&dream).await?;
     let mut lost = Vec::new();
     for image in dream.images.iter().filter(|image| image.is_pending()) {
-        match fate(shared, image).await? {
+        match fate(&shared.queues.images, image.job.as_deref()).await? {
             Fate::Live => {}
             Fate::Lost => lost.push(image),
-            Fate::Over(failure) => settle(shared, &dream, image, failure).await?,
+            Fate::Dead => {
+                settle(
+                    shared,
+                    &dream,
+                    image,
+                    "processing_failed",
+                    "the image could not be processed; its job was given up",
+                )
+                .await?;
+            }
+            Fate::Cancelled => {
+                settle(shared, &dream, image, "cancelled", "processing was cancelled by an operator").await?;
+            }
         }
     }
     if !lost.is_empty() {
         tracing::warn!(dream.id = dream.id.get(), images = lost.len(), "a dream without live jobs is enqueued again");
         metrics::counter!("oneiro_sweep_reenqueued_total").increment(lost.len() as u64);
         let jobs = shared.queues.process(&dream, &lost).await?;
-        let noted: Vec<_> =
-            lost.iter().zip(jobs).map(|(image, job)| (image.id, image.generation, job.to_string())).collect();
-        shared
-            .dreams
-            .change(dream.id, |dream| {
-                for (id, generation, job) in &noted {
-                    if let Some(image) = dream.images.iter_mut().find(|i| i.id == *id && i.generation == *generation) {
-                        image.job = Some(job.clone());
-                    }
-                }
-                Change::Save(())
-            })
-            .await?;
+        let jobs =
+            lost.iter().zip(jobs).map(|(image, job)| (image.id, image.generation, job.to_string())).collect::<Vec<_>>();
+        shared.dreams.note_jobs(dream.id, &jobs).await?;
     }
     Ok(())
 }
 
-enum Fate {
-    /// Its job waits or runs.
-    Live,
-    /// It has no job.
-    Lost,
-    /// Its job ended without settling it.
-    Over(ImageFailure),
+/// A deletion whose job is gone gets another; one whose job gave up, or was cancelled, has failed.
+async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError> {
+    let job = dream.deletion.as_ref().and_then(|deletion| deletion.job.as_deref());
+    match fate(&shared.queues.deletes, job).await? {
+        Fate::Live => {}
+        Fate::Lost => {
+            let job = shared.queues.delete(dream).await?;
+            shared.dreams.note_delete_job(dream.id, &job.to_string()).await?;
+        }
+        Fate::Dead | Fate::Cancelled if dream.is_between() => {
+            // What was asked for is deleted; only the sequel was not told.
+            shared
+                .dreams
+                .change(dream.id, |dream| {
+                    dream.leave_deletion();
+                    Change::Announce(())
+                })
+                .await?;
+        }
+        Fate::Dead | Fate::Cancelled => {
+            shared
+                .dreams
+                .change(dream.id, |dream| {
+                    dream.fail_delete();
+                    Change::Announce(())
+                })
+                .await?;
+        }
+    }
+    Ok(())
 }
 
-async fn fate(shared: &Shared, image: &Image) -> Result<Fate, AnyError> {
-    let Some(id) = image.job.as_deref().and_then(|id| id.parse::<JobId>().ok()) else { return Ok(Fate::Lost) };
-    let over = |code: &str, detail: &str| Fate::Over(ImageFailure { code: code.to_owned(), detail: detail.to_owned() });
-    Ok(match shared.queues.images.job(&id).await?.map(|job| job.state) {
-        Some(State::Dead) => over("processing_failed", "the image could not be processed; its job was given up"),
-        Some(State::Cancelled) => over("cancelled", "processing was cancelled by an operator"),
-        // Completed without an outcome in the record, or already forgotten: run it again.
+/// What became of a job.
+enum Fate {
+    /// It waits or runs.
+    Live,
+    /// There is none, or it ended as if all were well.
+    Lost,
+    /// It was given up.
+    Dead,
+    /// An operator cancelled it.
+    Cancelled,
+}
+
+async fn fate(queue: &Queue, job: Option<&str>) -> Result<Fate, AnyError> {
+    let Some(id) = job.and_then(|id| id.parse::<JobId>().ok()) else { return Ok(Fate::Lost) };
+    Ok(match queue.job(&id).await?.map(|job| job.state) {
+        Some(State::Dead) => Fate::Dead,
+        Some(State::Cancelled) => Fate::Cancelled,
         Some(State::Completed) | None => Fate::Lost,
         Some(_) => Fate::Live,
     })
 }
 
-async fn settle(shared: &Shared, dream: &Dream, image: &Image, failure: ImageFailure) -> Result<(), AnyError> {
-    let state = ImageState::Failed(failure);
+async fn settle(shared: &Shared, dream: &Dream, image: &Image, code: &str, detail: &str) -> Result<(), AnyError> {
+    let state = ImageState::Failed(ImageFailure { code: code.to_owned(), detail: detail.to_owned() });
     shared
         .dreams
         .change(dream.id, |dream| match dream.settle(image.id, image.generation, state.clone()) {
@@ -129,8 +168,9 @@ async fn settle(shared: &Shared, dream: &Dream, image: &Image, failure: ImageFai
 
 /// An upload that was cut off before its record was written: nobody was told that it exists.
 async fn remove_abandoned(shared: &Shared, id: DreamId) -> Result<(), AnyError> {
-    let removed = shared.storage.delete_prefix(&format!("originals/{id}")).await?;
-    tracing::info!(dream.id = id.get(), removed, "originals of an upload that never finished were removed");
-    shared.dreams.forget_unsettled(id).await?;
-    Ok(())
+    if shared.dreams.load(id).await?.is_none() {
+        let removed = shared.storage.delete_prefix(&format!("originals/{id}")).await?;
+        tracing::info!(dream.id = id.get(), removed, "originals of an upload that never finished were removed");
+    }
+    Ok(shared.dreams.end_upload(id).await?)
 }

@@ -6,12 +6,16 @@ use oneiro_core::{
     clock,
 };
 use poem::{
-    handler,
+    Body, handler,
     http::StatusCode,
     web::{Data, Json},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
+
+/// A name and a number, and how long they may take to arrive.
+const MAX_BODY_BYTES: usize = 4096;
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 pub(super) struct SignIn {
@@ -36,8 +40,11 @@ pub(super) fn is_enabled(state: Data<&Arc<AppState>>) -> Result<StatusCode, ApiE
 
 /// A token for whoever the caller says they are.
 #[handler]
-pub(super) fn issue(state: Data<&Arc<AppState>>, request: Json<SignIn>) -> Result<Json<Issued>, ApiError> {
+pub(super) async fn issue(state: Data<&Arc<AppState>>, body: Body) -> Result<Json<Issued>, ApiError> {
     enabled(&state)?;
+    let body = tokio::time::timeout(BODY_LIMIT, body.into_bytes_limit(MAX_BODY_BYTES)).await;
+    let body = body.map_err(|_| ApiError::timeout())?.map_err(|error| ApiError::malformed(error.to_string()))?;
+    let request: SignIn = serde_json::from_slice(&body).map_err(|error| ApiError::malformed(error.to_string()))?;
     let longest = state.config.http.dev_tokens_max_ttl_seconds;
     let ttl = Duration::from_secs(request.ttl_seconds.unwrap_or(longest).min(longest));
     let username = request.username.as_deref().map(str::trim).filter(|name| !name.is_empty());

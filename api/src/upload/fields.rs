@@ -231,7 +231,7 @@ mod tests {
 
     fn form(texts: &[(&str, &str)]) -> Received {
         let texts = texts.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-        Received { texts, files: BTreeMap::new() }
+        Received::of_texts(texts)
     }
 
     #[test]

@@ -5,4 +5,4 @@ mod fields;
 mod receive;
 
 pub(crate) use fields::{FieldErrors, parse_patch, parse_text, place_images, utf16_length};
-pub(crate) use receive::{Received, discard, receive};
+pub(crate) use receive::{Received, receive};

@@ -15,6 +15,8 @@ const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 const MAX_FORM_TEXT_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one form, files and texts.
 const MAX_PARTS: usize = 1000;
+/// A field's name; ours are shorter by far.
+const MAX_NAME_BYTES: usize = 128;
 /// Enough of a file's beginning to tell what it is.
 const SNIFF_BYTES: usize = 4096;
 
@@ -26,25 +28,76 @@ pub(crate) struct ReceivedFile {
     pub(crate) original: Original,
 }
 
-/// A form that was read to its end.
-#[derive(Debug, Default)]
+/// A form that was read. Dropped before [`Received::keep`], also where the client hung up or time ran out, it removes its files again.
 pub(crate) struct Received {
     /// Text fields by name.
     pub(crate) texts: BTreeMap<String, String>,
     /// Files by their number N in `imageFile_N`.
     pub(crate) files: BTreeMap<u32, ReceivedFile>,
+    /// Where the files are to be removed from; `None` where they stay.
+    removes_from: Option<Arc<AppState>>,
+    /// Whose upload ends with their removal: a dream without a record.
+    ends_upload: Option<DreamId>,
 }
 
-/// Reads the form of `request` and stores its files for `dream`. On a refusal nothing of it is kept.
+impl Received {
+    fn new(state: &Arc<AppState>, ends_upload: Option<DreamId>) -> Self {
+        Self { texts: BTreeMap::new(), files: BTreeMap::new(), removes_from: Some(state.clone()), ends_upload }
+    }
+
+    /// The files belong to a record now, or may do so.
+    pub(crate) fn keep(&mut self) {
+        self.removes_from = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_texts(texts: BTreeMap<String, String>) -> Self {
+        Self { texts, files: BTreeMap::new(), removes_from: None, ends_upload: None }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let Some(state) = self.removes_from.take() else { return };
+        let (files, upload) = (std::mem::take(&mut self.files), self.ends_upload);
+        // Outside of a runtime there is nobody to do it: the process is ending, and the sweep will.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            for file in files.into_values() {
+                if let Err(error) = state.storage.delete(&file.original.key).await {
+                    tracing::warn!(
+                        key = file.original.key,
+                        error = report(&error),
+                        "a refused upload stays until the sweep removes it"
+                    );
+                    return;
+                }
+            }
+            if let Some(id) = upload
+                && let Err(error) = state.dreams.end_upload(id).await
+            {
+                tracing::debug!(
+                    dream.id = id.get(),
+                    error = report(&error),
+                    "a refused upload stays on the sweep's list"
+                );
+            }
+        });
+    }
+}
+
+/// Reads the form of `request` and stores its files for `dream`, which has a record unless `is_new`. On a refusal nothing of it is kept.
 ///
 /// # Errors
-/// 400, 413, 415, 503: see [`ApiError`]. The rest of the body has been read away by then, so that the client gets to see the answer.
+/// 400, 413, 415, 503: see [`ApiError`]. Where a form was begun, the rest of it has been read away by then, so that the client gets to see the answer.
 pub(crate) async fn receive(
     state: &Arc<AppState>,
     request: &Request,
     body: Body,
     dream: DreamId,
+    is_new: bool,
 ) -> Result<Received, ApiError> {
+    let mut received = Received::new(state, is_new.then_some(dream));
     let boundary = request
         .header(header::CONTENT_TYPE)
         .and_then(|value| multer::parse_boundary(value).ok())
@@ -56,37 +109,14 @@ pub(crate) async fn receive(
     }
     let body = LimitedBody::new(body, limit);
     let mut form = Multipart::new(body.clone(), boundary);
-    let mut received = Received::default();
     let outcome = read_parts(state, &mut form, &body, dream, &mut received).await;
     drop(form);
-    match outcome {
-        Ok(()) => Ok(received),
-        Err(error) => {
-            discard(state, received);
-            body.drain().await;
-            Err(error)
-        }
+    if let Err(error) = outcome {
+        drop(received);
+        body.drain().await;
+        return Err(error);
     }
-}
-
-/// Removes the stored files of a form that came to nothing. In the background: the client need not wait, and what resists is removed by
-/// the sweep, which knows the dream's id.
-pub(crate) fn discard(state: &Arc<AppState>, received: Received) {
-    if received.files.is_empty() {
-        return;
-    }
-    let storage = state.storage.clone();
-    tokio::spawn(async move {
-        for file in received.files.into_values() {
-            if let Err(error) = storage.delete(&file.original.key).await {
-                tracing::warn!(
-                    key = file.original.key,
-                    error = report(&error),
-                    "a refused upload stays until the sweep removes it"
-                );
-            }
-        }
-    });
+    Ok(received)
 }
 
 async fn read_parts(
@@ -106,6 +136,9 @@ async fn read_parts(
         let Some(name) = field.name().map(str::to_owned).filter(|name| !name.is_empty()) else {
             return Err(ApiError::malformed("a part of the form has no name"));
         };
+        if name.len() > MAX_NAME_BYTES {
+            return Err(ApiError::malformed(format!("a part's name is longer than {MAX_NAME_BYTES} bytes")));
+        }
         match name.strip_prefix("imageFile_") {
             Some(number) => {
                 let Some(number) = parse_number(number) else {
@@ -137,6 +170,8 @@ async fn read_parts(
                     return Err(ApiError::too_large(Some(&printable(&name)), MAX_FORM_TEXT_BYTES as u64));
                 }
                 match String::from_utf8(text) {
+                    // Unknown fields are ignored, not kept.
+                    Ok(_) if !is_known(&name) => {}
                     Ok(text) => drop(received.texts.insert(name, text)),
                     Err(_) => errors.add(&printable(&name), "is not UTF-8 text"),
                 }
@@ -236,6 +271,10 @@ fn random_secret() -> String {
     let mut bytes = [0u8; 16];
     rand::rng().fill_bytes(&mut bytes);
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_known(name: &str) -> bool {
+    matches!(name, "title" | "content" | "categories" | "tags") || name.starts_with("imageMetadata_")
 }
 
 fn parse_number(text: &str) -> Option<u32> {

@@ -173,48 +173,40 @@ async fn change(action: Action, args: BulkArgs, config: &Config, json: bool) -> 
         (false, Some(state)) => state,
         (false, None) => bail!("--all needs --dead or --state, so that nothing is changed by mistake"),
     };
-    let queues = selected(&args.filter, config).await?;
-    let mut total = 0;
-    for queue in &queues {
-        total += count(&queue.stats().await?, state);
-    }
-    let bar = progress_bar(total, json);
-    let mut changed = 0u64;
-    let mut refused = 0u64;
-    for queue in &queues {
-        // Jobs that change leave the listing, so each round starts from where the one before left off, or at the beginning.
+    // All ids first: what is changed leaves the listing, and may come back to it while the command runs.
+    let mut work = Vec::new();
+    let counter = progress_bar(None, json);
+    for queue in selected(&args.filter, config).await? {
         let mut filter = job_filter(state, &args.filter, PAGE);
         loop {
             let page = queue.jobs(&filter).await?;
-            let mut outcomes =
-                stream::iter(page.jobs.iter().map(|job| apply(queue, action, job.id))).buffer_unordered(AT_ONCE);
-            let mut moved = 0u64;
-            while let Some(outcome) = outcomes.next().await {
-                if outcome?.changed {
-                    moved += 1;
-                } else {
-                    refused += 1;
-                }
-                bar.inc(1);
-            }
-            drop(outcomes);
-            changed += moved;
-            let is_over = page.next.is_none();
-            filter.cursor = if moved > 0 && !is_over { None } else { page.next };
-            if is_over {
+            counter.inc(page.jobs.len() as u64);
+            work.extend(page.jobs.into_iter().map(|job| (queue.clone(), job.id)));
+            filter.cursor = page.next;
+            if filter.cursor.is_none() {
                 break;
             }
         }
+    }
+    counter.finish_and_clear();
+    let bar = progress_bar(Some(work.len() as u64), json);
+    let (mut changed, mut refused) = (0u64, 0u64);
+    let outcomes = work.iter().map(|(queue, id)| apply(queue, action, *id));
+    let mut outcomes = stream::iter(outcomes).buffer_unordered(AT_ONCE);
+    while let Some(outcome) = outcomes.next().await {
+        if outcome?.changed {
+            changed += 1;
+        } else {
+            refused += 1;
+        }
+        bar.inc(1);
     }
     bar.finish_and_clear();
     if json {
         return show::json(&serde_json::json!({ "changed": changed, "refused": refused }));
     }
-    show::text(&format!(
-        "{changed} jobs {}{}",
-        action.done(),
-        if refused > 0 { format!(", {refused} had moved on") } else { String::new() }
-    ));
+    let moved_on = if refused > 0 { format!(", {refused} had moved on") } else { String::new() };
+    show::text(&format!("{changed} jobs {}{moved_on}", action.done()));
     Ok(())
 }
 
@@ -256,24 +248,14 @@ async fn apply(queue: &Queue, action: Action, id: JobId) -> Result<Outcome, Queu
     Ok(Outcome { id, changed, detail: detail.to_owned() })
 }
 
-fn count(stats: &apalis_fred::QueueStats, state: State) -> u64 {
-    match state {
-        State::Scheduled => stats.scheduled,
-        State::Available => stats.available,
-        State::Running => stats.running,
-        State::Retryable => stats.retryable,
-        State::Completed => stats.completed,
-        State::Cancelled => stats.cancelled,
-        State::Dead => stats.dead,
-    }
-}
-
-/// Shown on a terminal only; with `--json` never.
-fn progress_bar(total: u64, json: bool) -> ProgressBar {
-    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(total) };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} jobs, {per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
+/// Counts what is found where the total is not known yet. Shown on a terminal only; with `--json` never.
+fn progress_bar(total: Option<u64>, json: bool) -> ProgressBar {
+    let (bar, template) = match total {
+        _ if json => (ProgressBar::hidden(), "{pos}"),
+        Some(total) => (ProgressBar::new(total), "{bar:40} {pos}/{len} jobs, {per_sec}, {eta} left"),
+        None => (ProgressBar::new_spinner(), "{spinner} {pos} jobs found"),
+    };
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

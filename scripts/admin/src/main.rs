@@ -12,6 +12,9 @@ use cli::{Cli, Command};
 use oneiro_core::config::{Config, EXIT_CONFIG, Role};
 use std::process::ExitCode;
 
+/// What clap exits with for wrong arguments.
+const EXIT_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let config = match Config::load(Role::Cli, cli.config.as_deref()) {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     }
     let Some(command) = cli.command else {
         complain("no command was given; `oneiro --help` lists them");
-        return ExitCode::from(EXIT_CONFIG);
+        return ExitCode::from(EXIT_USAGE);
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -18,6 +18,9 @@ pub struct ProcessImage {
     pub image_id: ImageId,
     /// The run of the image that this job belongs to; an older one has no effect.
     pub generation: u32,
+    /// Where its variants go, so that a run can remove them when the record that knew is gone.
+    #[serde(default)]
+    pub media_prefix: String,
 }
 
 /// Removes the objects of a dream, or of some of its images, as the record says.
@@ -29,6 +32,8 @@ pub struct DeleteImages {
     pub version: u64,
 }
 
+/// A deletion is hundreds of calls to the object store for a dream with many images.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(600);
 /// First retry waits up to a second, the longest wait is five minutes: storage and network come back within minutes or need a person.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 const BACKOFF_CAP: Duration = Duration::from_secs(300);
@@ -101,7 +106,12 @@ impl Queues {
     pub async fn process(&self, dream: &Dream, images: &[&Image]) -> Result<Vec<JobId>, QueueError> {
         let mut jobs = Vec::with_capacity(images.len());
         for image in images {
-            let args = ProcessImage { dream_id: dream.id, image_id: image.id, generation: image.generation };
+            let args = ProcessImage {
+                dream_id: dream.id,
+                image_id: image.id,
+                generation: image.generation,
+                media_prefix: image.media_prefix(),
+            };
             let job = NewJob::new(&args)?
                 .unique(format!("image:{}:{}", image.id, image.generation), Unique::UntilDone)
                 .group(group(&dream.owner))
@@ -122,7 +132,7 @@ impl Queues {
             .unique(format!("delete:{}:{}", dream.id, dream.version), Unique::UntilDone)
             .group(group(&dream.owner))
             .max_attempts(self.max_attempts)
-            .timeout(self.job_timeout);
+            .timeout(DELETE_TIMEOUT);
         Ok(self.deletes.push(job).await?.id)
     }
 }

@@ -13,6 +13,7 @@ use crate::{auth::UserId, clock, config::RealtimeSettings};
 use oneiro_events::{Broker, ChannelName, EventError, MAX_CHANNEL_BYTES, Position, Retention};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Largest event, in bytes of JSON.
@@ -67,17 +68,22 @@ pub struct Accepted {
 /// What is wrong, by field.
 pub type FieldProblems = BTreeMap<String, String>;
 
-/// The channel of one user. Ids that a channel name cannot hold are written in hexadecimal behind `x-`.
+/// The channel of one user. Ids that a channel name cannot hold are written in hexadecimal behind `x-`, or as their SHA-256 behind `h-` where
+/// that is too long.
 pub fn user_channel(user: &UserId) -> ChannelName {
     let plain = format!("user_{user}");
-    if !user.as_str().starts_with("x-")
-        && let Ok(channel) = plain.parse()
-    {
+    let is_ours = ["x-", "h-"].iter().any(|prefix| user.as_str().starts_with(prefix));
+    if !is_ours && let Ok(channel) = plain.parse() {
         return channel;
     }
-    let mut hex: String = user.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
-    hex.truncate(MAX_CHANNEL_BYTES - "user_x-".len());
-    format!("user_x-{hex}").parse().expect("hexadecimal digits, cut to fit")
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let written = format!("user_x-{}", hex(user.as_str().as_bytes()));
+    let name = if written.len() <= MAX_CHANNEL_BYTES {
+        written
+    } else {
+        format!("user_h-{}", hex(&Sha256::digest(user.as_str())))
+    };
+    name.parse().expect("hexadecimal digits of a bounded length")
 }
 
 /// Whether a channel's events are Oneiro's own: a publisher's would contradict them.
@@ -180,6 +186,7 @@ mod tests {
         assert_eq!(channel("a b"), "user_x-612062");
         assert_ne!(channel("x-612062"), channel("a b"));
         assert!(channel(&"ü".repeat(64)).len() <= MAX_CHANNEL_BYTES);
+        assert_ne!(channel(&format!("{}a", "ü".repeat(60))), channel(&format!("{}b", "ü".repeat(60))));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 /// Bytes buffered for one upload before it becomes a multipart one; S3 wants parts of 5 MB or more.
 const PART_BYTES: usize = 5 * 1024 * 1024;
+/// Parts of one upload on their way to the store; with [`PART_BYTES`] the most memory that an upload takes.
+const PARTS_AT_ONCE: usize = 2;
 
 /// Why an object could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +178,7 @@ impl Storage {
     /// [`StorageError::BadKey`].
     pub fn upload(&self, key: &str, content_type: &str) -> Result<Upload, StorageError> {
         let writer = BufWriter::with_capacity(self.store.clone(), parse_key(key)?, PART_BYTES)
+            .with_max_concurrency(PARTS_AT_ONCE)
             .with_attributes(self.attributes(content_type, false));
         Ok(Upload { writer })
     }
@@ -210,13 +213,18 @@ impl Storage {
     /// # Errors
     /// [`StorageError::NotFound`], [`StorageError::BadRange`], [`StorageError::Failed`].
     pub async fn download(&self, key: &str, range: Option<GetRange>) -> Result<Download, StorageError> {
-        let ranged = range.is_some();
+        let wanted = range.clone();
         let options = GetOptions { range, ..GetOptions::default() };
-        let found = self.store.get_opts(&parse_key(key)?, options).await.map_err(|error| match failed(key, error) {
-            // The stores report an unsatisfiable range as a generic failure; an absent object has its own error.
-            StorageError::Failed(object_store::Error::Generic { .. }) if ranged => StorageError::BadRange,
-            other => other,
-        })?;
+        let path = parse_key(key)?;
+        let found = match self.store.get_opts(&path, options).await.map_err(|error| failed(key, error)) {
+            Ok(found) => found,
+            // The stores report an unsatisfiable range as a failure like any other; the object's size tells them apart.
+            Err(error @ StorageError::Failed(_)) => {
+                let meta = self.store.head(&path).await.map_err(|error| failed(key, error))?;
+                return Err(if beyond(wanted.as_ref(), meta.size) { StorageError::BadRange } else { error });
+            }
+            Err(error) => return Err(error),
+        };
         let info = ObjectInfo {
             size: found.meta.size,
             etag: found.meta.e_tag.clone(),
@@ -326,6 +334,16 @@ impl Upload {
 
 fn parse_key(key: &str) -> Result<Path, StorageError> {
     Path::parse(key).map_err(|_| StorageError::BadKey(key.to_owned()))
+}
+
+/// Whether no byte of an object of `size` bytes lies in the range.
+fn beyond(range: Option<&GetRange>, size: u64) -> bool {
+    match range {
+        Some(GetRange::Bounded(range)) => range.start >= size,
+        Some(GetRange::Offset(start)) => *start >= size,
+        Some(GetRange::Suffix(_)) => size == 0,
+        None => false,
+    }
 }
 
 fn failed(key: &str, error: object_store::Error) -> StorageError {

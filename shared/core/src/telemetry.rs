@@ -2,6 +2,7 @@
 
 use crate::config::{LogConfig, LogFormat};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Buckets of every duration histogram, in seconds: from a queue's pick-up (a millisecond) to a job's limit (a minute).
@@ -30,12 +31,23 @@ pub fn init_logs(config: &LogConfig) {
     drop(started);
 }
 
-/// Installs the process-wide metrics recorder; [`PrometheusHandle::render`] gives what `/metrics` answers.
+/// Histograms gather samples until they are drained, which nobody does where nothing scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs the process-wide metrics recorder; [`PrometheusHandle::render`] gives what `/metrics` answers. Call within a tokio runtime.
 ///
 /// # Errors
 /// Where a recorder is already installed.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)?
-        .install_recorder()
+        .install_recorder()?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
 }

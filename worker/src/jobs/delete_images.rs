@@ -36,7 +36,7 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
         .map_err(|error| Failure::transient("cannot read the dream's record", error))?;
     let Some(dream) = dream else { return Ok(()) };
     match &dream.deletion {
-        Some(Deletion { images, state: DeletionState::Processing }) => {
+        Some(Deletion { images, state: DeletionState::Processing, .. }) => {
             for image in dream.images.iter().filter(|image| images.as_ref().is_none_or(|ids| ids.contains(&image.id))) {
                 remove(shared, image).await?;
             }
@@ -52,7 +52,7 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
             finish(shared, &dream).await
         }
         // An earlier run was killed between the two steps of a partial deletion.
-        Some(Deletion { images: Some(_), state: DeletionState::Completed }) => resume(shared, &dream).await,
+        Some(_) if dream.is_between() => resume(shared, &dream).await,
         _ => Ok(()),
     }
 }
@@ -67,7 +67,8 @@ async fn remove(shared: &Shared, image: &Image) -> Result<(), Failure> {
 /// Tells `delete_completed`. Images that were added to the deletion since we read the record are left to the job that their request pushed.
 async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
     let changed = shared.dreams.change(read.id, |dream| {
-        if dream.deletion != read.deletion {
+        let extent = |dream: &Dream| dream.deletion.as_ref().map(|deletion| (deletion.images.clone(), deletion.state));
+        if extent(dream) != extent(read) {
             return Change::Keep(false);
         }
         dream.finish_delete();
@@ -82,12 +83,12 @@ async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
 
 /// After a partial deletion the dream goes on: tells the state of what is left.
 async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
-    let changed = shared.dreams.change(dream.id, |dream| match &dream.deletion {
-        Some(Deletion { images: Some(_), state: DeletionState::Completed }) => {
-            dream.deletion = None;
-            Change::Announce(())
+    let changed = shared.dreams.change(dream.id, |dream| {
+        if !dream.is_between() {
+            return Change::Keep(());
         }
-        _ => Change::Keep(()),
+        dream.leave_deletion();
+        Change::Announce(())
     });
     match changed.await {
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),

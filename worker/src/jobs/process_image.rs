@@ -54,7 +54,11 @@ pub(crate) async fn process_image(
 }
 
 async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(), Failure> {
-    let Some((dream, image)) = load(args, shared).await? else { return Ok(()) };
+    let (dream, image) = match load(args, shared).await? {
+        Work::ToDo(work) => *work,
+        Work::Done => return Ok(()),
+        Work::Gone => return remove_variants(shared, args).await,
+    };
     let made = make(shared, job, &dream, &image).await;
     match made {
         Ok(result) => settle(shared, args, ImageState::Completed(result)).await,
@@ -78,8 +82,16 @@ async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(
     }
 }
 
-/// The image that the job is about, unless there is nothing to do: it is gone, was retried since, or has its variants.
-async fn load(args: &ProcessImage, shared: &Shared) -> Result<Option<(Dream, Image)>, Failure> {
+/// What there is to do.
+enum Work {
+    ToDo(Box<(Dream, Image)>),
+    /// It has its variants, or was retried since.
+    Done,
+    /// The image was deleted, perhaps while an earlier run was storing variants of it.
+    Gone,
+}
+
+async fn load(args: &ProcessImage, shared: &Shared) -> Result<Work, Failure> {
     let dream = match shared.dreams.load(args.dream_id).await {
         Ok(dream) => dream,
         Err(error @ StoreError::Corrupt { .. }) => {
@@ -87,10 +99,14 @@ async fn load(args: &ProcessImage, shared: &Shared) -> Result<Option<(Dream, Ima
         }
         Err(error) => return Err(Failure::transient("cannot read the dream's record", error)),
     };
-    let Some(dream) = dream.filter(|dream| !dream.is_being_deleted()) else { return Ok(None) };
-    let Some(image) = dream.image(args.image_id).cloned() else { return Ok(None) };
+    let Some(dream) = dream.filter(|dream| !dream.is_being_deleted()) else { return Ok(Work::Gone) };
+    let Some(image) = dream.image(args.image_id).cloned() else { return Ok(Work::Gone) };
     let is_settled = matches!(image.state, ImageState::Completed(_));
-    if image.generation != args.generation || is_settled { Ok(None) } else { Ok(Some((dream, image))) }
+    if image.generation != args.generation || is_settled {
+        Ok(Work::Done)
+    } else {
+        Ok(Work::ToDo(Box::new((dream, image))))
+    }
 }
 
 async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -> Result<ImageResult, Failure> {
@@ -203,24 +219,19 @@ async fn settle(shared: &Shared, args: &ProcessImage, state: ImageState) -> Resu
         }
     });
     match settled.await {
-        Ok((_, is_gone)) if is_gone => clean_up(shared, state).await,
+        Ok((_, is_gone)) if is_gone => remove_variants(shared, args).await,
         Ok(_) => Ok(()),
         // The tombstone has expired: gone as well.
-        Err(StoreError::NotFound(_)) => clean_up(shared, state).await,
+        Err(StoreError::NotFound(_)) => remove_variants(shared, args).await,
         Err(error) => Err(Failure::transient("cannot write the image's outcome", error)),
     }
 }
 
-/// The dream was deleted while we worked, and its delete job may have run before our uploads: remove what we stored.
-async fn clean_up(shared: &Shared, state: ImageState) -> Result<(), Failure> {
-    if let ImageState::Completed(result) = state {
-        for variant in result.variants.values() {
-            shared
-                .storage
-                .delete(&variant.key)
-                .await
-                .map_err(|error| Failure::transient("cannot remove a deleted image's variant", error))?;
-        }
+/// The image was deleted while it was worked on, and its delete job may have run before the uploads.
+async fn remove_variants(shared: &Shared, args: &ProcessImage) -> Result<(), Failure> {
+    if args.media_prefix.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let removed = shared.storage.delete_prefix(&args.media_prefix).await;
+    removed.map(drop).map_err(|error| Failure::transient("cannot remove a deleted image's variants", error))
 }

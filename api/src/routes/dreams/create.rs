@@ -5,7 +5,7 @@ use crate::{
     ApiError,
     error::report,
     state::Bearer,
-    upload::{Received, discard, parse_text, receive},
+    upload::{Received, parse_text, receive},
 };
 use oneiro_core::{
     auth::Claims,
@@ -26,38 +26,40 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let Bearer(claims) = bearer;
-    let _place = state.admit_upload()?;
+    let _place = state.admit_upload(&claims)?;
     state.count_call(&claims).await?;
     let id = state.dreams.begin().await?;
-    let form = tokio::time::timeout(state.config.http.request_timeout(), receive(&state, request, body, id));
+    let form = tokio::time::timeout(state.config.http.request_timeout(), receive(&state, request, body, id, true));
     let received = form.await.map_err(|_| ApiError::timeout())??;
     let state = State::clone(&state);
     let view = to_its_end(async move { store(&state, claims, id, received).await }).await?;
     Ok(Json(view).with_status(StatusCode::CREATED).into_response())
 }
 
-async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -> Result<DreamView, ApiError> {
-    let (text, images) = match parse_text(&received, &state.config.uploads) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            discard(state, received);
-            return Err(error);
-        }
-    };
+async fn store(state: &State, claims: Claims, id: DreamId, mut received: Received) -> Result<DreamView, ApiError> {
+    let (text, images) = parse_text(&received, &state.config.uploads)?;
     let dream = Dream::new(id, claims.user_id, text, images, clock::naive_local(), clock::unix_seconds());
     let view = state.dreams.view(&dream);
     let ids: Vec<ImageId> = dream.images.iter().map(|image| image.id).collect();
     let stored = async {
+        state.dreams.enlist(&dream).await?;
         state.dreams.create(&dream).await?;
         if !ids.is_empty() {
             enqueue(state, &dream, &ids).await?;
+        } else if let Err(error) = state.dreams.forget_unsettled(id).await {
+            tracing::debug!(
+                dream.id = id.get(),
+                error = report(&error),
+                "a dream without images stays on the sweep's list"
+            );
         }
-        Ok::<(), ApiError>(state.dreams.enlist(&dream).await?)
+        Ok::<(), ApiError>(())
     };
     if let Err(error) = stored.await {
         withdraw(state, &dream, received).await;
         return Err(error);
     }
+    received.keep();
     metrics::counter!("oneiro_dreams_created_total").increment(1);
     metrics::counter!("oneiro_images_accepted_total").increment(ids.len() as u64);
     tracing::info!(dream.id = id.get(), images = ids.len(), "dream accepted");
@@ -66,16 +68,17 @@ async fn store(state: &State, claims: Claims, id: DreamId, received: Received) -
 
 /// The caller is about to hear that nothing was kept, so nothing should be: a record that was written is marked for deletion, which the sweep
 /// carries out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
-/// sweep finds the dream unsettled when Redis is back, and either removes its originals or finishes it and puts it on its owner's list.
-async fn withdraw(state: &State, dream: &Dream, received: Received) {
+/// sweep, when Redis is back, either removes the originals or finishes the dream, which is on its owner's list.
+async fn withdraw(state: &State, dream: &Dream, mut received: Received) {
     let marked = state
         .dreams
         .change(dream.id, |dream| if dream.begin_delete(None) { Change::Announce(()) } else { Change::Keep(()) });
     match marked.await {
-        Ok(_) => {}
-        Err(StoreError::NotFound(_)) => discard(state, received),
+        Ok(_) => received.keep(),
+        Err(StoreError::NotFound(_)) => drop(received),
         Err(error) => {
-            tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn")
+            received.keep();
+            tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn");
         }
     }
 }

@@ -42,7 +42,14 @@ async fn begin(state: &State, dream: Dream, image: Option<ImageId>) -> Result<Re
             })
             .await?;
         if dream.status == DreamStatus::DeleteProcessing {
-            state.queues.delete(&dream).await?;
+            // The record says `delete_processing` already: what fails from here on, the sweep does within seconds.
+            let pushed = async {
+                let job = state.queues.delete(&dream).await?;
+                Ok::<(), ApiError>(state.dreams.note_delete_job(dream.id, &job.to_string()).await?)
+            };
+            if let Err(error) = pushed.await {
+                tracing::warn!(dream.id = dream.id.get(), %error, "the sweep has to push a deletion's job");
+            }
         }
         Ok(dream)
     })

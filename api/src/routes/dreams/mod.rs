@@ -11,7 +11,7 @@ pub(super) mod show;
 use crate::{ApiError, AppState, error::report};
 use oneiro_core::{
     auth::Claims,
-    dreams::{Change, Dream, DreamId, Image, ImageId},
+    dreams::{Dream, DreamId, Image, ImageId},
 };
 use std::{future::Future, sync::Arc};
 
@@ -28,21 +28,18 @@ async fn enqueue(state: &AppState, dream: &Dream, ids: &[ImageId]) -> Result<(),
     let jobs = state.queues.process(dream, &images).await?;
     let jobs: Vec<(ImageId, u32, String)> =
         images.iter().zip(jobs).map(|(image, job)| (image.id, image.generation, job.to_string())).collect();
-    let noted = state.dreams.change(dream.id, |dream| {
-        for (id, generation, job) in &jobs {
-            if let Some(image) =
-                dream.images.iter_mut().find(|image| image.id == *id && image.generation == *generation)
-            {
-                image.job = Some(job.clone());
-            }
-        }
-        Change::Save(())
-    });
-    if let Err(error) = noted.await {
+    if let Err(error) = state.dreams.note_jobs(dream.id, &jobs).await {
         // The jobs are stored; without the note the sweep pushes them once more, which adds nothing.
         tracing::warn!(dream.id = dream.id.get(), error = report(&error), "the ids of a dream's jobs were not noted");
     }
     Ok(())
+}
+
+/// The same where the record says `processing` already: what cannot be pushed now, the sweep pushes within seconds, so the call succeeded.
+async fn enqueue_or_leave(state: &AppState, dream: &Dream, ids: &[ImageId]) {
+    if let Err(error) = enqueue(state, dream, ids).await {
+        tracing::warn!(dream.id = dream.id.get(), %error, "the sweep has to push a dream's jobs");
+    }
 }
 
 /// Runs a storing handler to its end even where the client hangs up in the middle, so that nothing is left half done.

@@ -20,7 +20,8 @@ pub(crate) async fn patch(
 ) -> Result<Json<DreamView>, ApiError> {
     state.count_call(&bearer.0).await?;
     let dream = own_dream(&state, &bearer.0, &id).await?;
-    let body = body.into_bytes_limit(MAX_BODY_BYTES).await.map_err(|error| match error {
+    let body = tokio::time::timeout(state.config.http.request_timeout(), body.into_bytes_limit(MAX_BODY_BYTES)).await;
+    let body = body.map_err(|_| ApiError::timeout())?.map_err(|error| match error {
         poem::error::ReadBodyError::PayloadTooLarge => ApiError::too_large(None, MAX_BODY_BYTES as u64),
         other => ApiError::malformed(other.to_string()),
     })?;

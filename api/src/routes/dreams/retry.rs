@@ -1,6 +1,6 @@
 //! `POST /api/dreams/{id}/images/retry/`: the failed images of one's own dream once more.
 
-use super::{State, enqueue, own_dream, to_its_end};
+use super::{State, enqueue_or_leave, own_dream, to_its_end};
 use crate::{ApiError, state::Bearer};
 use oneiro_core::dreams::{Change, DreamView};
 use poem::{
@@ -30,8 +30,7 @@ pub(crate) async fn retry(state: Data<&State>, bearer: Bearer, Path(id): Path<St
         if failed.is_empty() {
             return Err(ApiError::conflict("no image of this dream has failed"));
         }
-        // Should the push fail, the record says `processing` and the sweep pushes; the caller hears a 503 and may ask again.
-        enqueue(&state, &dream, &failed).await?;
+        enqueue_or_leave(&state, &dream, &failed).await;
         Ok(state.dreams.view(&dream))
     })
     .await?;

@@ -99,12 +99,17 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ("worker.memory_budget_mb", config.worker.memory_budget_mb),
         ("worker.sweep_seconds", config.worker.sweep_seconds),
         ("uploads.max_images", uploads.max_images as u64),
+        ("uploads.max_concurrent_per_user", uploads.max_concurrent_per_user as u64),
         ("dreams.history_events", config.dreams.history_events),
         ("dreams.history_seconds", config.dreams.history_seconds),
     ] {
         if value == 0 {
             errors.push(format!("{name}: must be 1 or more"));
         }
+    }
+    // What has no record after an hour is taken for abandoned and removed.
+    if config.http.request_timeout_seconds > 1800 {
+        errors.push("http.request_timeout_seconds: must be at most 1800".to_owned());
     }
     for (name, queue) in [("queues.images", &config.queues.images), ("queues.deletes", &config.queues.deletes)] {
         if queue.parse::<apalis_fred::QueueName>().is_err() {

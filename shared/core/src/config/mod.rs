@@ -116,7 +116,7 @@ impl Config {
             Role::Worker | Role::Cli => return,
         };
         let Some(port) = env.get("PORT").filter(|value| !value.is_empty()) else { return };
-        if env.contains_key(name) {
+        if env.get(name).is_some_and(|value| !value.is_empty()) {
             return;
         }
         match port.parse::<u16>() {

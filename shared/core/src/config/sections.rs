@@ -112,6 +112,7 @@ pub struct UploadsConfig {
     pub max_content_chars: usize,
     pub max_labels: usize,
     pub max_label_chars: usize,
+    pub max_concurrent_per_user: usize,
     pub rate_per_minute: u64,
 }
 

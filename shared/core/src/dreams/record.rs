@@ -151,6 +151,9 @@ pub struct Deletion {
     pub images: Option<Vec<ImageId>>,
     /// How far it is.
     pub state: DeletionState,
+    /// Id of the job that carries it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
 }
 
 /// How far a deletion is.
@@ -251,20 +254,32 @@ impl Dream {
 
     /// Whether the whole dream is gone: its record is only a tombstone.
     pub fn is_deleted(&self) -> bool {
-        matches!(&self.deletion, Some(Deletion { images: None, state: DeletionState::Completed }))
+        matches!(&self.deletion, Some(Deletion { images: None, state: DeletionState::Completed, .. }))
     }
 
     /// Whether the whole dream is gone or about to go.
     pub fn is_being_deleted(&self) -> bool {
         matches!(
             &self.deletion,
-            Some(Deletion { images: None, state: DeletionState::Processing | DeletionState::Completed })
+            Some(Deletion { images: None, state: DeletionState::Processing | DeletionState::Completed, .. })
         )
     }
 
     /// Whether a job has still something to decide.
     pub fn is_settled(&self) -> bool {
-        !matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing)
+        !matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing) && !self.is_between()
+    }
+
+    /// Whether images were deleted and the state of what is left is yet to be told.
+    pub fn is_between(&self) -> bool {
+        matches!(&self.deletion, Some(Deletion { images: Some(_), state: DeletionState::Completed, .. }))
+    }
+
+    /// Lets go of a deletion that failed, or whose sequel is yet to be told, because the dream goes on.
+    pub fn leave_deletion(&mut self) {
+        if self.is_between() || matches!(&self.deletion, Some(Deletion { state: DeletionState::Failed, .. })) {
+            self.deletion = None;
+        }
     }
 
     /// Finds an image.
@@ -310,14 +325,18 @@ impl Dream {
     /// Sets every failed image back to pending and returns their ids.
     pub fn retry_failed(&mut self) -> Vec<ImageId> {
         let failed = self.images.iter_mut().filter(|image| matches!(image.state, ImageState::Failed(_)));
-        failed
+        let retried: Vec<ImageId> = failed
             .map(|image| {
                 image.state = ImageState::Pending;
                 image.generation += 1;
                 image.job = None;
                 image.id
             })
-            .collect()
+            .collect();
+        if !retried.is_empty() {
+            self.leave_deletion();
+        }
+        retried
     }
 
     /// Marks the dream, or some of its images, for deletion. `false` where the whole dream is already going.
@@ -330,7 +349,9 @@ impl Dream {
             // A partial deletion under way takes the new images along; one that failed before is asked for again with them.
             (
                 Some(mut wanted),
-                Some(Deletion { images: Some(earlier), state: DeletionState::Processing | DeletionState::Failed }),
+                Some(Deletion {
+                    images: Some(earlier), state: DeletionState::Processing | DeletionState::Failed, ..
+                }),
             ) => {
                 wanted.extend(earlier);
                 Some(wanted)
@@ -342,7 +363,7 @@ impl Dream {
             ids.dedup();
             ids
         });
-        self.deletion = Some(Deletion { images, state: DeletionState::Processing });
+        self.deletion = Some(Deletion { images, state: DeletionState::Processing, job: None });
         true
     }
 

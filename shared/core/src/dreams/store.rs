@@ -5,12 +5,14 @@
 //! | the document of channel `dream_images_{id}` | see `oneiro_events` | the record as JSON | until deleted, then a tombstone for `dreams.tombstone_seconds` |
 //! | `{prefix}:user:{user}:dreams` | sorted set, score = id | the user's dreams | with the dreams |
 //! | `{prefix}:dreams:unsettled` | sorted set, score = ms of the last move | dreams that a sweep has to look at if nothing moves | until settled |
+//! | `{prefix}:dreams:uploading` | sorted set, score = ms of the start | ids whose record is yet to come | until the record is written |
 //! | `{prefix}:dream_id`, `{prefix}:image_id` | counter | the last id given | for ever |
 //!
-//! A crash between two of these writes leaves nothing stuck: a dream enters `unsettled` before its originals are stored and leaves it
-//! after its terminal event is published, so whatever was interrupted is found by the worker's sweep.
+//! A crash between two of these writes leaves nothing stuck: an id is in `uploading` while its originals are stored, the dream enters
+//! `unsettled` before its record is written and leaves it after its terminal event is published, so whatever was interrupted is found
+//! by the worker's sweep.
 
-use super::{Dream, DreamId, ImageId, ImageUpdate};
+use super::{DeletionState, Dream, DreamId, ImageId, ImageUpdate};
 use crate::{auth::UserId, clock, config::DreamsConfig, storage::Storage};
 use fred::{
     clients::Client,
@@ -97,15 +99,32 @@ impl DreamStore {
         Self { broker, client, storage, prefix: key_prefix.to_owned(), tombstone: config.tombstone() }
     }
 
-    /// Takes a new dream id and notes it as unsettled, so that what is stored for it is swept up should its record never come.
+    /// Takes a new dream id and notes it as uploading, so that what is stored for it is swept up should its record never come.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn begin(&self) -> Result<DreamId, StoreError> {
         let id = self.next_id("dream_id").await?;
         let id = DreamId::new(id).expect("a counter does not reach 2^53");
-        self.touch(id).await?;
+        self.note(&self.uploading_key(), id).await?;
         Ok(id)
+    }
+
+    /// Ends what [`DreamStore::begin`] began: the record is written, or nothing of the upload is left.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: then the sweep does it.
+    pub async fn end_upload(&self, id: DreamId) -> Result<(), StoreError> {
+        let () = self.client.zrem(self.uploading_key(), id.get()).await?;
+        Ok(())
+    }
+
+    /// Up to `limit` ids whose upload began more than `age` ago.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn abandoned_uploads(&self, age: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
+        self.older(&self.uploading_key(), age, limit).await
     }
 
     /// Takes a new image id.
@@ -124,15 +143,23 @@ impl DreamStore {
         let body = encode(dream);
         let event = self.event(dream);
         let commit = Commit { expected: None, body: Some(&body), event: Some(&event), expire_after: None };
+        self.touch(dream.id).await?;
         match self.broker.commit(&dream.id.channel(), commit).await {
-            Ok(_) => Ok(()),
-            // The id is from a counter, so what stands there is ours: the command was sent again after a connection broke.
-            Err(EventError::Conflict { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) => {}
+            // Ours, if the command was sent again after a connection broke; somebody else's, if Redis lost the counter.
+            Err(EventError::Conflict { .. }) => {
+                let ids = |dream: &Dream| dream.images.iter().map(|image| image.secret.clone()).collect::<Vec<_>>();
+                let there = self.load(dream.id).await?;
+                if there.is_none_or(|there| there.owner != dream.owner || ids(&there) != ids(dream)) {
+                    return Err(StoreError::Busy(dream.id));
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
+        self.end_upload(dream.id).await
     }
 
-    /// Puts the dream on its owner's list and, where it has nothing to wait for, takes it off the unsettled ones.
+    /// Puts the dream on its owner's list. Done before the record is written: lists skip what is not there.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -140,7 +167,7 @@ impl DreamStore {
         #[expect(clippy::cast_precision_loss, reason = "ids are below 2^53")]
         let entry = (dream.id.get() as f64, dream.id.get());
         let () = self.client.zadd(self.user_key(&dream.owner), None, None, false, false, vec![entry]).await?;
-        if dream.is_settled() { self.forget_unsettled(dream.id).await } else { Ok(()) }
+        Ok(())
     }
 
     /// Reads a record; a tombstone is one too (see [`Dream::is_deleted`]).
@@ -178,7 +205,7 @@ impl DreamStore {
         let next = if more { ids.last().copied() } else { None };
         let found: Vec<Option<Dream>> =
             stream::iter(ids).map(|id| self.load(id)).buffered(READS_AT_ONCE).try_collect().await?;
-        let dreams = found.into_iter().flatten().filter(|dream| !dream.is_deleted()).collect();
+        let dreams = found.into_iter().flatten().filter(|dream| !dream.is_deleted() && dream.owner == *owner).collect();
         Ok(DreamPage { dreams, next })
     }
 
@@ -232,6 +259,39 @@ impl DreamStore {
         Err(StoreError::Busy(id))
     }
 
+    /// Notes in the record which jobs work on its images: `(image, generation, job)`.
+    ///
+    /// # Errors
+    /// As [`DreamStore::change`].
+    pub async fn note_jobs(&self, id: DreamId, jobs: &[(ImageId, u32, String)]) -> Result<(), StoreError> {
+        self.change(id, |dream| {
+            for (id, generation, job) in jobs {
+                if let Some(image) = dream.images.iter_mut().find(|i| i.id == *id && i.generation == *generation) {
+                    image.job = Some(job.clone());
+                }
+            }
+            Change::Save(())
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Notes in the record which job carries out its deletion.
+    ///
+    /// # Errors
+    /// As [`DreamStore::change`].
+    pub async fn note_delete_job(&self, id: DreamId, job: &str) -> Result<(), StoreError> {
+        self.change(id, |dream| match &mut dream.deletion {
+            Some(deletion) if deletion.state == DeletionState::Processing => {
+                deletion.job = Some(job.to_owned());
+                Change::Save(())
+            }
+            _ => Change::Keep(()),
+        })
+        .await
+        .map(drop)
+    }
+
     /// Publishes an event that is not kept: late clients do not need it.
     ///
     /// # Errors
@@ -246,12 +306,14 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn unsettled(&self, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
+        self.older(&self.unsettled_key(), idle, limit).await
+    }
+
+    async fn older(&self, key: &str, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
         let before = clock::unix_millis().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        let ids: Vec<u64> = self
-            .client
-            .zrangebyscore(self.unsettled_key(), f64::NEG_INFINITY, before as f64, false, Some((0, limit)))
-            .await?;
+        let ids: Vec<u64> =
+            self.client.zrangebyscore(key, f64::NEG_INFINITY, before as f64, false, Some((0, limit))).await?;
         Ok(ids.into_iter().filter_map(DreamId::new).collect())
     }
 
@@ -260,19 +322,27 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn touch(&self, id: DreamId) -> Result<(), StoreError> {
+        self.note(&self.unsettled_key(), id).await
+    }
+
+    async fn note(&self, key: &str, id: DreamId) -> Result<(), StoreError> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
         let entry = (clock::unix_millis() as f64, id.get());
-        let () = self.client.zadd(self.unsettled_key(), None, None, false, false, vec![entry]).await?;
+        let () = self.client.zadd(key, None, None, false, false, vec![entry]).await?;
         Ok(())
     }
 
-    /// Takes a dream off the unsettled ones.
+    /// Takes a dream off the unsettled ones, unless it has become one again meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Unavailable`], [`StoreError::Corrupt`].
     pub async fn forget_unsettled(&self, id: DreamId) -> Result<(), StoreError> {
         let () = self.client.zrem(self.unsettled_key(), id.get()).await?;
-        Ok(())
+        // A retry may have entered it between our look at the record and the removal.
+        match self.load(id).await? {
+            Some(dream) if !dream.is_settled() => self.touch(id).await,
+            _ => Ok(()),
+        }
     }
 
     /// Lets one process at a time do what `name` says: `true` for the one that may, for `lease` from now.
@@ -299,9 +369,7 @@ impl DreamStore {
         let now = clock::unix_millis() / 1000;
         let key = format!("{}:rate:{who}:{}", self.prefix, now / WINDOW_SECONDS);
         let calls: u64 = self.client.incr(&key).await?;
-        if calls == 1 {
-            let () = self.client.expire(&key, 2 * WINDOW_SECONDS as i64, None).await?;
-        }
+        let () = self.client.expire(&key, 2 * WINDOW_SECONDS as i64, None).await?;
         Ok((calls > limit).then(|| Duration::from_secs(WINDOW_SECONDS - now % WINDOW_SECONDS)))
     }
 
@@ -339,6 +407,10 @@ impl DreamStore {
 
     fn user_key(&self, owner: &UserId) -> String {
         format!("{}:user:{owner}:dreams", self.prefix)
+    }
+
+    fn uploading_key(&self) -> String {
+        format!("{}:dreams:uploading", self.prefix)
     }
 
     fn unsettled_key(&self) -> String {

@@ -110,3 +110,28 @@ fn the_record_survives_serialisation() {
     let json = serde_json::to_vec(&dream).unwrap();
     assert_eq!(serde_json::from_slice::<Dream>(&json).unwrap(), dream);
 }
+
+#[test]
+fn a_dream_goes_on_after_a_deletion_that_failed() {
+    let mut dream = dream(1);
+    dream.settle(id(1), 1, failed());
+    dream.begin_delete(None);
+    dream.fail_delete();
+    assert_eq!(dream.retry_failed(), [id(1)]);
+    assert_eq!(dream.derived_status(), DreamStatus::Processing);
+    assert_eq!(dream.settle(id(1), 2, done()), Some(true), "and its outcome is told");
+}
+
+#[test]
+fn between_a_partial_deletion_and_its_sequel_nothing_is_settled() {
+    let mut dream = dream(2);
+    dream.settle(id(1), 1, done());
+    dream.settle(id(2), 1, done());
+    dream.begin_delete(Some(vec![id(2)]));
+    dream.finish_delete();
+    dream.status = dream.derived_status();
+    assert!(!dream.is_settled());
+    dream.leave_deletion();
+    dream.status = dream.derived_status();
+    assert!(dream.is_settled() && dream.status == DreamStatus::Completed);
+}
