@@ -104,7 +104,7 @@ function* mutations(value: unknown): Generator<unknown> {
   for (const other of [null, 7, "text", true, [], {}, [null], { type: "x" }]) yield other;
   if (Array.isArray(value)) {
     for (const [index, item] of value.entries()) {
-      for (const changed of mutations(item)) yield value.toSpliced(index, 1, changed);
+      for (const changed of mutations(item)) yield [...value.slice(0, index), changed, ...value.slice(index + 1)];
     }
   } else if (typeof value === "object" && value !== null) {
     for (const [key, item] of Object.entries(value)) {
