@@ -4,7 +4,7 @@
 use super::{SocketContext, close::Close, handshake::Caller, http, limits::Bucket, link::Traffic, session::Dialect};
 use crate::ApiError;
 use oneiro_core::{
-    auth::{Claims, Scope, UserId},
+    auth::{Scope, UserId},
     clock,
     config::{MessageLog, RealtimeSettings},
 };
@@ -33,35 +33,38 @@ pub(crate) struct Records {
     log: MessageLog,
 }
 
-/// One connection as the developer endpoint shows it.
+/// What a connection keeps of itself for the developer endpoint; the rest is put together when it is written.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionRecord {
     pub(crate) id: String,
     pub(crate) user_id: UserId,
-    view: Value,
+    connected_at: String,
 }
 
 impl SessionRecord {
-    pub(crate) fn open(node: &str, number: u64, claims: &Claims, dialect: Dialect, caller: &Caller) -> Self {
-        let id = format!("{node}-{number}");
-        let now = clock::utc_iso();
-        let view = json!({ "id": id, "node": node, "user_id": claims.user_id, "path": caller.path, "dialect": dialect.label(),
-            "remote": caller.address, "user_agent": caller.user_agent, "connected_at": now, "last_seen": now,
-            "auth_exp": claims.expires_at, "sent": 0, "received": 0, "bytes": 0,
-            "close_code": null, "close_reason": null, "disconnected_at": null });
-        Self { id, user_id: claims.user_id.clone(), view }
+    pub(crate) fn new(node: &str, number: u64, user: &UserId) -> Self {
+        Self { id: format!("{node}-{number}"), user_id: user.clone(), connected_at: clock::utc_iso() }
     }
 
-    pub(crate) fn closed(mut self, close: Option<&Close>, traffic: Traffic) -> Self {
+    /// The record of its beginning.
+    pub(crate) fn opened(&self, node: &str, auth_exp: i64, dialect: Dialect, caller: &Caller) -> Value {
+        json!({ "id": self.id, "node": node, "user_id": self.user_id, "path": caller.path, "dialect": dialect.label(),
+            "remote": caller.address, "user_agent": caller.user_agent, "connected_at": self.connected_at,
+            "last_seen": self.connected_at, "auth_exp": auth_exp, "sent": 0, "received": 0, "bytes": 0,
+            "close_code": null, "close_reason": null, "disconnected_at": null })
+    }
+
+    /// The record of its end, from that of its beginning.
+    pub(crate) fn closed(mut opened: Value, close: Option<&Close>, traffic: Traffic) -> Value {
         let now = Value::from(clock::utc_iso());
-        self.view["last_seen"] = now.clone();
-        self.view["disconnected_at"] = now;
-        self.view["sent"] = traffic.sent.into();
-        self.view["received"] = traffic.received.into();
-        self.view["bytes"] = traffic.bytes_sent.into();
-        self.view["close_code"] = close.map_or(1006, |close| close.code).into();
-        self.view["close_reason"] = close.map_or("", |close| &close.reason).into();
-        self
+        opened["last_seen"] = now.clone();
+        opened["disconnected_at"] = now;
+        opened["sent"] = traffic.sent.into();
+        opened["received"] = traffic.received.into();
+        opened["bytes"] = traffic.bytes_sent.into();
+        opened["close_code"] = close.map_or(1006, |close| close.code).into();
+        opened["close_reason"] = close.map_or("", |close| &close.reason).into();
+        opened
     }
 }
 
@@ -99,8 +102,8 @@ impl Records {
         }
     }
 
-    pub(crate) fn session(&self, record: &SessionRecord) {
-        self.put(SESSIONS, || record.view.clone());
+    pub(crate) fn session(&self, record: impl FnOnce() -> Value) {
+        self.put(SESSIONS, record);
     }
 
     /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept.

@@ -210,8 +210,10 @@ impl Session {
                 if !self.entry.claim(&claims.user_id, self.ctx.settings.connections_per_user) {
                     return Err(rejected("user_connections", Close::TOO_MANY));
                 }
-                let record = SessionRecord::open(&self.ctx.node, self.entry.id(), &claims, self.dialect, &self.caller);
-                self.ctx.records.session(&record);
+                let record = SessionRecord::new(&self.ctx.node, self.entry.id(), &claims.user_id);
+                self.ctx
+                    .records
+                    .session(|| record.opened(&self.ctx.node, claims.expires_at, self.dialect, &self.caller));
                 self.record = Some(Box::new(record));
                 self.bearer = Some(Bearer { claims, expires });
                 metrics::counter!("oneiro_ws_sessions_total", "dialect" => self.dialect.label()).increment(1);
@@ -493,6 +495,7 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(
     let conn = session.conn.clone();
     let mut link = Link::new(io, conn, session.ctx.settings.max_message_bytes);
     let opened = Box::pin(session.opening()).await;
+    session.caller.forget_query();
     let end = match opened {
         Err(close) => End::Close(close),
         Ok(()) => loop {
@@ -525,7 +528,10 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(mut session: Session, mut li
     let code = close.as_ref().map_or(1006, |close| close.code);
     metrics::counter!("oneiro_ws_closed_total", "code" => code.to_string()).increment(1);
     metrics::histogram!("oneiro_ws_connection_seconds").record(session.opened.elapsed().as_secs_f64());
-    if let Some(record) = session.record.take() {
-        session.ctx.records.session(&record.closed(close.as_ref(), link.traffic));
+    if let (Some(record), Some(bearer)) = (&session.record, &session.bearer) {
+        session.ctx.records.session(|| {
+            let opened = record.opened(&session.ctx.node, bearer.claims.expires_at, session.dialect, &session.caller);
+            SessionRecord::closed(opened, close.as_ref(), link.traffic)
+        });
     }
 }
