@@ -175,7 +175,7 @@ pub fn inbox_retention(settings: &RealtimeSettings) -> Retention {
 mod tests {
     use super::*;
 
-    fn event(json: serde_json::Value) -> NewEvent {
+    fn event(json: Value) -> NewEvent {
         serde_json::from_value(json).unwrap()
     }
 
