@@ -1,9 +1,9 @@
 //! Oneiro's workers: they take jobs from the queues, make variants, and settle dreams.
 //!
-//! A new kind of job is one file in [`jobs`] and one line in [`registry`].
+//! A new kind of job is one file in `jobs` and one line in `registry.rs`.
 
 mod health;
-pub mod jobs;
+mod jobs;
 mod pool;
 mod registry;
 mod runtime;
