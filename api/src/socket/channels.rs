@@ -7,7 +7,6 @@ use super::{
     fields::{Fields, ObjectWriter, extend_object},
     hub::Membership,
     outbox::Origin,
-    records,
     session::{Dialect, ErrorCode, Session, unavailable},
 };
 use oneiro_core::{auth::Claims, config::RealtimeSettings, dreams::Dream};
@@ -19,12 +18,7 @@ const MAX_HISTORY: u64 = 100;
 const MAX_NAMES: usize = 200;
 
 // Who publishes, and from where, must not matter: the names are the ones that `oneiro publish` uses.
-pub(crate) use oneiro_core::publish::{SHARED_CHANNELS as SHARED, user_channel};
-
-/// Channels that the tier keeps for itself: nobody subscribes to them or publishes on them from outside.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    [super::PRESENCE_CHANNEL, super::CONTROL_CHANNEL, records::SESSIONS, records::MESSAGES].contains(&name)
-}
+pub(crate) use oneiro_core::publish::{SHARED_CHANNELS as SHARED, is_reserved, user_channel};
 
 /// A channel that the session is in.
 pub(crate) struct Joined {
@@ -55,7 +49,7 @@ pub(crate) fn access(channel: &ChannelName, claims: &Claims, settings: &Realtime
         return Access::Granted;
     }
     // What is ours to grant one by one stays so, whatever the patterns say.
-    if name.starts_with("dream_images_") || name.starts_with("user_") || is_reserved(name) {
+    if name.starts_with("user_") || is_reserved(name) {
         return Access::Denied;
     }
     let matches = |pattern: &String| match pattern.strip_suffix('*') {

@@ -33,10 +33,12 @@ use fred::clients::SubscriberClient;
 use handshake::Caller;
 use hub::Hub;
 use limits::Limiter;
+pub use oneiro_core::publish::CONTROL_CHANNEL;
 use oneiro_core::{
     auth::{UserId, Verifier},
     config::RealtimeSettings,
     dreams::DreamStore,
+    publish::PRESENCE_CHANNEL,
 };
 use oneiro_events::{
     Broker, Event, Subscriptions, SubscriptionsOptions,
@@ -47,10 +49,6 @@ use session::Dialect;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
-/// Where typing, presence and status of users are told.
-pub(crate) const PRESENCE_CHANNEL: &str = "presence";
-/// Where operators tell every socket process what to do: `{"kick": <user id>}` ends that user's connections.
-pub const CONTROL_CHANNEL: &str = "socket_control";
 /// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
 const HANDSHAKE_BURST_SECONDS: u32 = 4;
 

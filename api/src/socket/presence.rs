@@ -1,7 +1,7 @@
 //! Dialect P, `/api/v1/ws`: who is online, chat, typing, notifications. And its HTTP: `/api/v1/online`, `/api/v1/status/{user_id}`.
 
 use super::{
-    PRESENCE_CHANNEL, SocketContext,
+    SocketContext,
     channels::user_channel,
     close::Close,
     encode::Form,
@@ -10,7 +10,7 @@ use super::{
     session::{ErrorCode, Session, unavailable},
 };
 use crate::ApiError;
-use oneiro_core::{auth::UserId, clock};
+use oneiro_core::{auth::UserId, clock, publish::PRESENCE_CHANNEL};
 use oneiro_events::presence::{Around, Member};
 use poem::{IntoResponse, Response, handler, web::Data};
 use serde_json::{Value, json};

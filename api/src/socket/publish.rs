@@ -1,6 +1,6 @@
 //! Publishing by HTTP, `POST /api/v1/publish`. Where an event goes and how it is stored is decided in `oneiro_core::publish`, for the command line too.
 
-use super::{SocketContext, channels::is_reserved, http};
+use super::{SocketContext, http};
 use crate::ApiError;
 use oneiro_core::{
     auth::{Scope, UserId},
@@ -51,9 +51,6 @@ pub(crate) async fn publish_events(
         let named = |field: &str| if is_batch { format!("{index}.{field}") } else { field.to_owned() };
         let event: NewEvent =
             serde_json::from_value(item).map_err(|error| http::wrong(&named("event"), &error.to_string()))?;
-        if event.channel.as_deref().is_some_and(is_reserved) {
-            return Err(http::wrong(&named("channel"), "is kept for the service itself"));
-        }
         events.push(event.accept().map_err(|wrong| {
             ApiError::invalid_fields(wrong.into_iter().map(|(field, why)| (named(&field), why)).collect())
         })?);

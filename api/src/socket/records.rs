@@ -3,6 +3,7 @@
 
 use super::{SocketContext, close::Close, handshake::Caller, http, limits::Bucket, link::Traffic, session::Dialect};
 use crate::ApiError;
+use oneiro_core::publish::{MESSAGES_CHANNEL as MESSAGES, SESSIONS_CHANNEL as SESSIONS};
 use oneiro_core::{
     auth::{Scope, UserId},
     clock,
@@ -15,8 +16,6 @@ use serde_json::{Value, json};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
-pub(crate) const SESSIONS: &str = "records_sessions";
-pub(crate) const MESSAGES: &str = "records_messages";
 /// Records waiting to be stored; beyond, they are dropped.
 const QUEUE: usize = 1_024;
 /// Events read per step when a list is made.

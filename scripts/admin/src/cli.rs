@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Watch events.
     #[command(subcommand)]
     Events(EventsCommand),
+    /// End connections.
+    #[command(subcommand)]
+    Sockets(SocketsCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,6 +194,16 @@ pub(crate) struct PublishArgs {
     /// File with the event's data as JSON; `-` is standard input.
     #[arg(default_value = "-")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SocketsCommand {
+    /// End every connection of a user, on whichever process; their tokens stay valid until they expire.
+    Kick {
+        /// Whose.
+        #[arg(long, value_name = "ID")]
+        user: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

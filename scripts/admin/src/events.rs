@@ -1,14 +1,14 @@
 //! `oneiro publish` and `oneiro events`.
 
 use crate::{
-    cli::{EventsCommand, PublishArgs},
+    cli::{EventsCommand, PublishArgs, SocketsCommand},
     show,
 };
 use anyhow::{Context, bail};
 use oneiro_core::{
     auth::UserId,
     config::Config,
-    publish::{MAX_EVENT_BYTES, NewEvent},
+    publish::{self, MAX_EVENT_BYTES, NewEvent},
     redis,
 };
 use oneiro_events::{Broker, BrokerOptions, ChannelName, Event, Publication, Subscriptions, SubscriptionsOptions};
@@ -54,6 +54,14 @@ pub(crate) async fn run(command: EventsCommand, config: &Config) -> anyhow::Resu
             },
         }
     }
+}
+
+pub(crate) async fn sockets(command: SocketsCommand, config: &Config) -> anyhow::Result<()> {
+    let SocketsCommand::Kick { user } = command;
+    let id = UserId::parse(&user).with_context(|| format!("`{user}` is not a user id"))?;
+    publish::kick(&broker(config, redis::connect(&config.redis).await?), &id).await?;
+    show::text(&format!("every socket process was told to end the connections of user {id}"));
+    Ok(())
 }
 
 fn print(publication: &Publication) {

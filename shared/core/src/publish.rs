@@ -22,6 +22,12 @@ pub const MAX_EVENT_BYTES: usize = 64 * 1024;
 const MAX_TTL_SECONDS: u64 = 365 * 24 * 3600;
 /// Where typing, presence and status of users are told.
 pub const PRESENCE_CHANNEL: &str = "presence";
+/// Where operators tell every socket process what to do: `{"kick": <user id>}` ends that user's connections.
+pub const CONTROL_CHANNEL: &str = "socket_control";
+/// Where socket processes record who was connected, for the developer endpoints.
+pub const SESSIONS_CHANNEL: &str = "records_sessions";
+/// Where they record what was sent.
+pub const MESSAGES_CHANNEL: &str = "records_messages";
 
 /// Everybody's channels, by the names that clients and publishers use.
 pub const SHARED_CHANNELS: [&str; 4] = ["notifications", "alerts", "orders", "materials"];
@@ -88,7 +94,8 @@ pub fn user_channel(user: &UserId) -> ChannelName {
 
 /// Whether a channel's events are Oneiro's own: a publisher's would contradict them.
 pub fn is_reserved(channel: &str) -> bool {
-    channel.starts_with("dream_images_") || channel == PRESENCE_CHANNEL
+    let own = [PRESENCE_CHANNEL, CONTROL_CHANNEL, SESSIONS_CHANNEL, MESSAGES_CHANNEL];
+    channel.starts_with("dream_images_") || own.contains(&channel)
 }
 
 impl NewEvent {
@@ -166,6 +173,15 @@ impl Accepted {
     }
 }
 
+/// Ends every connection of a user, on whichever process it is. Those that are connected to Redis at this moment hear it; it is not kept.
+///
+/// # Errors
+/// [`EventError`] where Redis did not take it.
+pub async fn kick(broker: &Broker, user: &UserId) -> Result<(), EventError> {
+    let channel = CONTROL_CHANNEL.parse().expect("a constant name");
+    broker.notify(&channel, serde_json::json!({ "kick": user }).to_string().as_bytes()).await
+}
+
 /// How much of a user's channel waits for the next connection.
 pub fn inbox_retention(settings: &RealtimeSettings) -> Retention {
     Retention { history_len: settings.inbox_messages, history_ttl: Duration::from_secs(settings.inbox_seconds) }
@@ -210,6 +226,7 @@ mod tests {
             (serde_json::json!({"type": "notification"}), "user_id"),
             (serde_json::json!({"type": "x", "channel": "dream_images_1"}), "channel"),
             (serde_json::json!({"type": "x", "channel": "a b"}), "channel"),
+            (serde_json::json!({"type": "x", "channel": CONTROL_CHANNEL}), "channel"),
             (serde_json::json!({"type": "x", "channel": "c", "user_id": 1}), "channel"),
             (serde_json::json!({"type": "x", "channel": "c", "ttl_seconds": 0}), "ttl_seconds"),
             (serde_json::json!({"type": "x", "channel": "c", "ttl_seconds": u64::MAX}), "ttl_seconds"),
