@@ -17,7 +17,9 @@ use std::{
 /// The parser reads ahead for as long as bytes are at hand; a pause after so many keeps its buffer this small.
 const READ_AHEAD_BYTES: u64 = 128 * 1024;
 /// Bytes that may pass without completing a part's header or giving a piece of its content: more is an attack on the parser's memory.
-const MAX_UNPARSED_BYTES: u64 = 512 * 1024;
+/// The HTTP server hands over pieces of up to some 400 KiB, and the parser may take two rounds of [`READ_AHEAD_BYTES`] and a piece before it
+/// can show progress.
+const MAX_UNPARSED_BYTES: u64 = 2 * 1024 * 1024;
 /// How long a refused client may go on sending before the connection is closed on it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -104,5 +106,67 @@ impl Stream for LimitedBody {
             }
             end => end,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use multer::Multipart;
+
+    /// Largest piece that hyper reads at once.
+    const PIECE: usize = 8192 + 4096 * 100;
+
+    fn body(bytes: Vec<u8>, pieces: &[usize]) -> LimitedBody {
+        let mut parts = Vec::new();
+        let (mut rest, mut sizes) = (Bytes::from(bytes), pieces.iter().cycle());
+        while !rest.is_empty() {
+            let size = sizes.next().map_or(1, |&size| size.clamp(1, rest.len()));
+            parts.push(Ok::<_, io::Error>(rest.split_to(size)));
+        }
+        LimitedBody::new(poem::Body::from_bytes_stream(futures::stream::iter(parts)), 1 << 30)
+    }
+
+    async fn read(body: LimitedBody) -> Result<Vec<usize>, multer::Error> {
+        let mut form = Multipart::new(body.clone(), "b");
+        let mut sizes = Vec::new();
+        // Notes less progress than the product does: a header does not count.
+        while let Some(mut field) = form.next_field().await? {
+            let mut size = 0;
+            while let Some(chunk) = field.chunk().await? {
+                body.note_progress();
+                size += chunk.len();
+            }
+            sizes.push(size);
+        }
+        Ok(sizes)
+    }
+
+    #[tokio::test]
+    async fn a_fast_sender_of_large_files_is_read_however_its_bytes_are_cut() {
+        let file = 1_800_000;
+        let mut form = Vec::new();
+        for n in 0..3 {
+            form.extend_from_slice(
+                format!("--b\r\ncontent-disposition: form-data; name=\"f{n}\"; filename=\"f\"\r\n\r\n").as_bytes(),
+            );
+            form.extend(std::iter::repeat_n(b'x', file));
+            form.extend_from_slice(b"\r\n");
+        }
+        form.extend_from_slice(b"--b--\r\n");
+        for pieces in
+            [&[PIECE][..], &[100_000, PIECE], &[PIECE, PIECE, 100_000], &[127 * 1024, PIECE], &[1, PIECE], &[8192]]
+        {
+            assert_eq!(read(body(form.clone(), pieces)).await.unwrap(), [file; 3], "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_that_does_not_end_is_cut_off() {
+        let mut form = b"--b\r\ncontent-disposition: form-data; name=\"".to_vec();
+        form.extend(std::iter::repeat_n(b'x', 64 * 1024 * 1024));
+        let body = body(form, &[PIECE]);
+        assert!(read(body.clone()).await.is_err());
+        assert!(body.0.read.load(Relaxed) < 2 * MAX_UNPARSED_BYTES, "and not much of it was taken in");
     }
 }

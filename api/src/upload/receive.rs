@@ -133,6 +133,7 @@ async fn read_parts(
         let Some(field) = form.next_field().await.map_err(|error| broken(state, body, &error))? else {
             return errors.into_result();
         };
+        body.note_progress();
         let Some(name) = field.name().map(str::to_owned).filter(|name| !name.is_empty()) else {
             return Err(ApiError::malformed("a part of the form has no name"));
         };
@@ -293,7 +294,7 @@ fn broken(state: &Arc<AppState>, body: &LimitedBody, error: &multer::Error) -> A
     if body.is_too_large() {
         return ApiError::too_large(None, state.config.uploads.max_body_bytes);
     }
-    ApiError::malformed(format!("the form cannot be read: {error}"))
+    ApiError::malformed(format!("the form cannot be read: {}", report(error)))
 }
 
 #[cfg(test)]
