@@ -12,14 +12,14 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use oneiro_core::{
     auth::Verifier,
-    config::{Config, EXIT_CONFIG, Role},
+    config::{Config, Role},
     dreams::DreamStore,
     jobs::Queues,
-    redis,
+    process, redis,
     storage::Storage,
     telemetry,
 };
-use oneiro_events::{Broker, BrokerOptions};
+use oneiro_events::Broker;
 use poem::{
     EndpointExt, Route, Server,
     endpoint::BoxEndpoint,
@@ -65,45 +65,9 @@ pub fn run(role: Role) -> ExitCode {
     };
     let matches = Args::command().name(name).about(about).after_help(after_help(name)).get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let config = match Config::load(role, args.config.as_deref()) {
-        Ok(config) => config,
-        Err(errors) => {
-            complain(&errors.to_string());
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
-    if args.check_config {
-        say(&config.to_toml());
-        return ExitCode::SUCCESS;
-    }
-    telemetry::init_logs(&config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start the runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(serve(role, config));
+    let loaded = Config::load(role, args.config.as_deref()).map(|config| (config, ()));
     // What still runs after the grace period (a stuck disk, a client that reads nothing) does not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the server ended");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "before logging is configured")]
-fn complain(text: &str) {
-    eprintln!("{text}");
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
-fn say(text: &str) {
-    println!("{text}");
+    process::run(loaded, args.check_config, Duration::from_secs(2), |config, ()| serve(role, config))
 }
 
 async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
@@ -111,7 +75,7 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     let verifier = Verifier::new(&config.auth).context("cannot read the keys that tokens are checked with")?;
     let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
     let client = redis::connect(&config.redis).await?;
-    let broker = Broker::new(client.clone(), broker_options(&config));
+    let broker = Broker::new(client.clone(), config.broker_options());
     let dreams =
         DreamStore::new(broker.clone(), client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams);
     let queues = Queues::new(client.clone(), &config.queues);
@@ -134,7 +98,10 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     let stop = {
         let state = state.clone();
         async move {
-            stop_signal().await;
+            if let Err(error) = process::stop_signal().await {
+                tracing::error!(%error, "cannot listen for signals; only SIGKILL will stop this process");
+                return std::future::pending().await;
+            }
             tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new work is taken");
             state.begin_draining();
             // The server itself does not know of upgraded connections, so they are closed here.
@@ -178,34 +145,9 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
     app.with(AccessLog).boxed()
 }
 
-fn broker_options(config: &Config) -> BrokerOptions {
-    BrokerOptions {
-        key_prefix: config.redis.key_prefix.clone(),
-        history_len: config.dreams.history_events,
-        history_ttl: config.dreams.history(),
-        ..BrokerOptions::default()
-    }
-}
-
 async fn bind(addr: SocketAddr) -> anyhow::Result<Connections> {
     let acceptor = TcpListener::bind(addr).into_acceptor().await.with_context(|| {
         format!("cannot listen on {addr}; is another process using the port? HTTP_ADDR, WS_ADDR or PORT choose another")
     })?;
     Ok(Connections(acceptor))
-}
-
-/// SIGTERM or Ctrl-C; a second one ends the process at once.
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen for signals; only SIGKILL will stop this process");
-        return std::future::pending().await;
-    };
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::warn!("stopping at once");
-        std::process::exit(1);
-    });
 }

@@ -10,14 +10,14 @@ use anyhow::Context;
 use apalis::prelude::Monitor;
 use clap::Parser;
 use oneiro_core::{
-    config::{Config, ConfigErrors, EXIT_CONFIG, Role},
+    config::{Config, ConfigErrors, Role},
     dreams::DreamStore,
     jobs::Queues,
-    redis,
+    process, redis,
     storage::Storage,
     telemetry,
 };
-use oneiro_events::{Broker, BrokerOptions};
+use oneiro_events::Broker;
 use oneiro_pipeline::Settings;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -54,45 +54,8 @@ pub fn run() -> ExitCode {
         let settings = pipeline_settings(&config)?;
         Ok((config, settings))
     });
-    let (config, settings) = match loaded {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            complain(&errors.to_string());
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
-    if args.check_config {
-        say(&config.to_toml());
-        return ExitCode::SUCCESS;
-    }
-    telemetry::init_logs(&config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start the runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(work(config, settings));
-    // A codec in the middle of an image cannot be interrupted; its job has been handed back by now.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the worker ended");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "before logging is configured")]
-fn complain(text: &str) {
-    eprintln!("{text}");
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
-fn say(text: &str) {
-    println!("{text}");
+    // A codec in the middle of an image cannot be interrupted; its job has been handed back by the end of `work`.
+    process::run(loaded, args.check_config, Duration::from_secs(1), work)
 }
 
 /// `[images]` in the pipeline's own form.
@@ -126,15 +89,7 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics().context("cannot install the metrics recorder")?;
     let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
     let client = redis::connect(&config.redis).await?;
-    let broker = Broker::new(
-        client.clone(),
-        BrokerOptions {
-            key_prefix: config.redis.key_prefix.clone(),
-            history_len: config.dreams.history_events,
-            history_ttl: config.dreams.history(),
-            ..BrokerOptions::default()
-        },
-    );
+    let broker = Broker::new(client.clone(), config.broker_options());
     let threads = config.worker.effective_concurrency();
     let max_file_bytes = settings.limits.max_file_bytes;
     let shared = Arc::new(Shared {
@@ -165,7 +120,7 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
     let signal = {
         let stop = stop.clone();
         async move {
-            stop_signal().await?;
+            process::stop_signal().await?;
             tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new job is taken");
             stop.cancel();
             Ok(())
@@ -177,18 +132,5 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         tracing::warn!(%error, "the sweep did not end well");
     }
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// SIGTERM or Ctrl-C; a second one ends the process at once.
-async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::warn!("stopping at once");
-        std::process::exit(1);
-    });
     Ok(())
 }

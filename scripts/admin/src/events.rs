@@ -11,19 +11,13 @@ use oneiro_core::{
     publish::{self, MAX_EVENT_BYTES, NewEvent},
     redis,
 };
-use oneiro_events::{Broker, BrokerOptions, ChannelName, Event, Publication, Subscriptions, SubscriptionsOptions};
+use oneiro_events::{Broker, ChannelName, Event, Publication, Subscriptions, SubscriptionsOptions};
 use std::io::Read;
 
 const MAX_DATA_BYTES: u64 = MAX_EVENT_BYTES as u64;
 
 fn broker(config: &Config, client: fred::clients::Client) -> Broker {
-    let options = BrokerOptions {
-        key_prefix: config.redis.key_prefix.clone(),
-        history_len: config.dreams.history_events,
-        history_ttl: config.dreams.history(),
-        ..BrokerOptions::default()
-    };
-    Broker::new(client, options)
+    Broker::new(client, config.broker_options())
 }
 
 pub(crate) async fn run(command: EventsCommand, config: &Config) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod dreams;
 pub mod jobs;
+pub mod process;
 pub mod publish;
 pub mod redis;
 pub mod storage;

@@ -14,6 +14,7 @@ pub use sections::{
     UploadsConfig, WorkerConfig, WsConfig,
 };
 
+use oneiro_events::BrokerOptions;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 /// The compiled-in reference of every key.
@@ -100,6 +101,16 @@ impl Config {
         match config {
             Some(config) if errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(errors)),
+        }
+    }
+
+    /// How long events are kept and under which prefix, for every [`oneiro_events::Broker`] of the project.
+    pub fn broker_options(&self) -> BrokerOptions {
+        BrokerOptions {
+            key_prefix: self.redis.key_prefix.clone(),
+            history_len: self.dreams.history_events,
+            history_ttl: self.dreams.history(),
+            ..BrokerOptions::default()
         }
     }
 

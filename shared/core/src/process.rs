@@ -1,0 +1,74 @@
+//! What every long-running binary does first and last: configuration, logs, runtime, stop signals, exit status.
+
+use crate::config::{Config, ConfigErrors, EXIT_CONFIG};
+use std::{process::ExitCode, time::Duration};
+
+/// Runs a process from its loaded configuration to its exit status: 64 where the configuration is wrong, 0 after `check_only` (which prints
+/// what is in force) and where `work` ended well, else 1.
+///
+/// `extra` is what the binary made of its own part of the settings. `linger` is how long threads that are still busy when `work` is over may
+/// go on; then the process ends without them.
+pub fn run<T, W>(
+    loaded: Result<(Config, T), ConfigErrors>,
+    check_only: bool,
+    linger: Duration,
+    work: impl FnOnce(Config, T) -> W,
+) -> ExitCode
+where
+    W: Future<Output = anyhow::Result<()>>,
+{
+    let (config, extra) = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            complain(&errors.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if check_only {
+        say(&config.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    crate::telemetry::init_logs(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(work(config, extra));
+    runtime.shutdown_timeout(linger);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the process ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits for SIGTERM or Ctrl-C; a second one ends the process at once.
+///
+/// # Errors
+/// Where the system does not let the process listen for signals.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("stopping at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "before logging is configured")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
+fn say(text: &str) {
+    println!("{text}");
+}
