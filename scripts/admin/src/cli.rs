@@ -1,8 +1,8 @@
 //! The command line's grammar; its `--help` is the reference.
 
-use apalis_fred::{JobId, State};
+use apalis_fred::{JobId, QueueName, State};
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 /// Operate Oneiro: list, retry and cancel jobs, watch queues and workers, issue tokens, publish and tail events.
 #[derive(Debug, Parser)]
@@ -25,6 +25,7 @@ const AFTER_HELP: &str = "Examples:
   oneiro queues                                  how many jobs wait, run, died
   oneiro jobs list --state dead                  what went wrong
   oneiro jobs show 01JD2...                      one job with its last error
+  oneiro jobs explain 01JD2...                   why it is not running
   oneiro jobs retry --dead --all                 run every dead job again
   oneiro token --user 1 --username ada           a token to try the API with
   echo '{\"id\":\"1\",\"title\":\"Hi\"}' | oneiro publish notification --user 7
@@ -37,7 +38,8 @@ pub(crate) enum Command {
     /// List, show, retry, cancel and delete jobs.
     #[command(subcommand)]
     Jobs(JobsCommand),
-    /// Show the queues; pause and resume them.
+    /// Show the queues; pause, resume and limit them, or take over a stock apalis-redis queue.
+    #[command(alias = "queue")]
     Queues(QueuesArgs),
     /// Show the workers; quiet, wake, stop and ping them.
     Workers(WorkersArgs),
@@ -59,6 +61,11 @@ pub(crate) enum JobsCommand {
     List(ListArgs),
     /// Show one job with its arguments, progress and last error.
     Show {
+        /// Its id.
+        id: JobId,
+    },
+    /// Say why a job is where it is: what it waits for, who holds it, why it died.
+    Explain {
         /// Its id.
         id: JobId,
     },
@@ -134,6 +141,57 @@ pub(crate) enum QueuesCommand {
         /// Its name.
         name: String,
     },
+    /// Bound how fast a queue's jobs start, or how many jobs of one group (of one user) run at once. In force at once, for
+    /// all workers together, until it is changed.
+    Limit(LimitArgs),
+    /// Move the waiting jobs of a stock apalis-redis queue into one of ours. Stop its workers first.
+    Adopt(AdoptArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// Its name.
+    pub(crate) name: String,
+    /// Jobs a second on average, 0.001 and up, or `off`.
+    #[arg(long, value_name = "PER_SECOND", required_unless_present = "group_cap")]
+    pub(crate) rate: Option<Limit<f64>>,
+    /// With --rate: jobs that may start at once after a pause.
+    #[arg(long, value_name = "JOBS", requires = "rate", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) burst: u32,
+    /// Running jobs of one group, 1 and up, or `off`.
+    #[arg(long, value_name = "JOBS")]
+    pub(crate) group_cap: Option<Limit<u32>>,
+}
+
+/// A limit as it is typed: a number, or `off`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit<T> {
+    Off,
+    To(T),
+}
+
+impl<T: FromStr + PartialOrd + Default> FromStr for Limit<T> {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse::<T>() {
+            Ok(value) if value > T::default() => Ok(Self::To(value)),
+            _ if text == "off" => Ok(Self::Off),
+            _ => Err("must be a number above 0, or `off`"),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The stock queue: the namespace of its RedisStorage.
+    pub(crate) stock: String,
+    /// The queue that takes its jobs.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) into: QueueName,
+    /// What its jobs are called here: the `KIND` of the worker that will run them.
+    #[arg(long)]
+    pub(crate) kind: QueueName,
 }
 
 #[derive(Debug, Args)]

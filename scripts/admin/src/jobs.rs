@@ -5,12 +5,10 @@ use crate::{
     queues::{open, open_named},
     show,
 };
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use apalis_fred::{CancelOutcome, JobFilter, JobId, JobRecord, Queue, QueueError, State};
 use futures::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use oneiro_core::config::Config;
-use std::time::Duration;
 
 /// Changes under way at once.
 const AT_ONCE: usize = 64;
@@ -38,6 +36,7 @@ pub(crate) async fn run(command: JobsCommand, config: &Config, json: bool) -> an
     match command {
         JobsCommand::List(args) => list(args, config, json).await,
         JobsCommand::Show { id } => show_one(id, config, json).await,
+        JobsCommand::Explain { id } => explain(id, config, json).await,
         JobsCommand::Retry(args) => change(Action::Retry, args, config, json).await,
         JobsCommand::Cancel(args) => change(Action::Cancel, args, config, json).await,
         JobsCommand::Delete(args) => change(Action::Delete, args, config, json).await,
@@ -124,10 +123,28 @@ async fn find(id: JobId, config: &Config) -> anyhow::Result<Option<(Queue, JobRe
     Ok(None)
 }
 
+fn unknown(id: JobId) -> anyhow::Error {
+    anyhow!("there is no job {id}; completed jobs are forgotten after a while (queues.completed_retention_seconds)")
+}
+
+async fn explain(id: JobId, config: &Config, json: bool) -> anyhow::Result<()> {
+    for queue in open(config).await? {
+        let Some(explanation) = queue.explain(&id).await? else { continue };
+        if json {
+            return show::json(&explanation);
+        }
+        let job = &explanation.job;
+        show::text(&format!("{id} ({} in queue {}) is {}:", job.kind, queue.name(), job.state));
+        for reason in &explanation.reasons {
+            show::text(&format!("- {reason}"));
+        }
+        return Ok(());
+    }
+    Err(unknown(id))
+}
+
 async fn show_one(id: JobId, config: &Config, json: bool) -> anyhow::Result<()> {
-    let Some((queue, job)) = find(id, config).await? else {
-        bail!("there is no job {id}; completed jobs are forgotten after a while (queues.completed_retention_seconds)");
-    };
+    let (queue, job) = find(id, config).await?.ok_or_else(|| unknown(id))?;
     if json {
         return show::json(&with_queue(queue.name().as_str(), &job)?);
     }
@@ -175,7 +192,7 @@ async fn change(action: Action, args: BulkArgs, config: &Config, json: bool) -> 
     };
     // All ids first: what is changed leaves the listing, and may come back to it while the command runs.
     let mut work = Vec::new();
-    let counter = progress_bar(None, json);
+    let counter = show::counter("jobs found", json);
     for queue in selected(&args.filter, config).await? {
         let mut filter = job_filter(state, &args.filter, PAGE);
         loop {
@@ -189,7 +206,7 @@ async fn change(action: Action, args: BulkArgs, config: &Config, json: bool) -> 
         }
     }
     counter.finish_and_clear();
-    let bar = progress_bar(Some(work.len() as u64), json);
+    let bar = show::progress_bar(work.len() as u64, json);
     let (mut changed, mut refused) = (0u64, 0u64);
     let outcomes = work.iter().map(|(queue, id)| apply(queue, action, *id));
     let mut outcomes = stream::iter(outcomes).buffer_unordered(AT_ONCE);
@@ -246,16 +263,4 @@ async fn apply(queue: &Queue, action: Action, id: JobId) -> Result<Outcome, Queu
         },
     };
     Ok(Outcome { id, changed, detail: detail.to_owned() })
-}
-
-/// Counts what is found where the total is not known yet. Shown on a terminal only; with `--json` never.
-fn progress_bar(total: Option<u64>, json: bool) -> ProgressBar {
-    let (bar, template) = match total {
-        _ if json => (ProgressBar::hidden(), "{pos}"),
-        Some(total) => (ProgressBar::new(total), "{bar:40} {pos}/{len} jobs, {per_sec}, {eta} left"),
-        None => (ProgressBar::new_spinner(), "{spinner} {pos} jobs found"),
-    };
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

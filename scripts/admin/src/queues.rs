@@ -1,7 +1,7 @@
 //! `oneiro queues` and `oneiro workers`.
 
 use crate::{
-    cli::{QueuesArgs, QueuesCommand, WorkersArgs, WorkersCommand},
+    cli::{AdoptArgs, Limit, LimitArgs, QueuesArgs, QueuesCommand, WorkersArgs, WorkersCommand},
     show,
 };
 use anyhow::{Context, bail};
@@ -48,6 +48,8 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
             show::text(&format!("queue {name} goes on"));
             return Ok(());
         }
+        Some(QueuesCommand::Limit(args)) => return limit(args, config).await,
+        Some(QueuesCommand::Adopt(args)) => return adopt(args, config, json).await,
         None => {}
     }
     let mut all = Vec::new();
@@ -92,6 +94,62 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
         "is",
     ];
     show::table(&headers, rows, "no queues");
+    Ok(())
+}
+
+async fn limit(args: LimitArgs, config: &Config) -> anyhow::Result<()> {
+    let queue = open_named(&args.name, config).await?;
+    match args.rate {
+        Some(Limit::To(rate)) => {
+            queue.limit_rate(rate, args.burst).await?;
+            show::text(&format!("queue {} starts at most {rate} jobs a second, {} at once", args.name, args.burst));
+        }
+        Some(Limit::Off) => {
+            queue.unlimit_rate().await?;
+            show::text(&format!("queue {} starts jobs as fast as workers take them", args.name));
+        }
+        None => {}
+    }
+    match args.group_cap {
+        Some(Limit::To(cap)) => {
+            queue.cap_groups(Some(cap)).await?;
+            show::text(&format!("queue {} runs at most {cap} jobs of one group at once", args.name));
+        }
+        Some(Limit::Off) => {
+            queue.cap_groups(None).await?;
+            show::text(&format!("queue {} does not bound a group's running jobs", args.name));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+async fn adopt(args: AdoptArgs, config: &Config, json: bool) -> anyhow::Result<()> {
+    let client = redis::connect(&config.redis).await?;
+    let queue = Queue::with_options(client, args.into, Queues::options(&config.queues));
+    let bar = show::counter("jobs adopted", json);
+    let mut adopted = 0;
+    loop {
+        let part = queue.adopt_stock_part(&args.stock, args.kind.as_str()).await?;
+        if part == 0 {
+            break;
+        }
+        adopted += part;
+        bar.inc(part as u64);
+    }
+    bar.finish_and_clear();
+    if json {
+        return show::json(&serde_json::json!({ "adopted": adopted }));
+    }
+    show::text(&match adopted {
+        0 => format!("stock queue {} has no waiting jobs (or is not in this Redis)", args.stock),
+        _ => format!(
+            "{adopted} jobs of stock queue {} are in queue {} now, as kind {}",
+            args.stock,
+            queue.name(),
+            args.kind
+        ),
+    });
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Printing: tables for people, JSON for programs.
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
     io::Write,
@@ -59,6 +60,25 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     } else {
         line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
     }
+}
+
+/// Counts what is found where the total is not known yet. Shown on a terminal only; with `--json` never.
+pub(crate) fn counter(what: &str, json: bool) -> ProgressBar {
+    styled(ProgressBar::new_spinner(), &format!("{{spinner}} {{pos}} {what}"), json)
+}
+
+/// How far a change of so many jobs is. Shown on a terminal only; with `--json` never.
+pub(crate) fn progress_bar(total: u64, json: bool) -> ProgressBar {
+    styled(ProgressBar::new(total), "{bar:40} {pos}/{len} jobs, {per_sec}, {eta} left", json)
+}
+
+fn styled(bar: ProgressBar, template: &str, json: bool) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use crate::dreams::noise_in_a_png;
 use anyhow::{Context, Result, ensure};
+use apalis_core::backend::TaskSink;
+use apalis_redis::{Config, RedisStorage};
 use oneiro_tests::{Form, Oneiro, eventually, photo};
 use serde_json::Value;
 
@@ -42,6 +44,11 @@ async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -
     assert_eq!(shown["id"], ids[0].as_str(), "{shown}");
     assert!(text(&oneiro, &["jobs", "show", &ids[0]]).await?.contains(&ids[0]));
 
+    let why = json(&oneiro, &["jobs", "explain", &ids[0]]).await?;
+    assert!(why["reasons"].to_string().contains("no living worker serves kind process_image"), "{why}");
+    let why = text(&oneiro, &["jobs", "explain", &ids[0]]).await?;
+    assert!(why.contains("available") && why.contains("no living worker"), "{why}");
+
     text(&oneiro, &["jobs", "cancel", &ids[0]]).await?;
     assert_eq!(json(&oneiro, &["jobs", "show", &ids[0]]).await?["state"], "cancelled");
     text(&oneiro, &["jobs", "retry", &ids[0]]).await?;
@@ -51,6 +58,8 @@ async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -
 
     let (code, out, errors) = oneiro.cli(&["jobs", "show", &ids[1]]).await?;
     assert!(code == 1 && errors.contains(&ids[1]), "an unknown job is a clear failure: {code} {out}{errors}");
+    let (code, _, errors) = oneiro.cli(&["jobs", "explain", &ids[1]]).await?;
+    assert!(code == 1 && errors.contains(&ids[1]), "{code}: {errors}");
     let (code, ..) = oneiro.cli(&["jobs", "show", "nonsense"]).await?;
     assert_eq!(code, 2, "a wrong argument");
     let (code, ..) = oneiro.cli(&["jobs", "retry"]).await?;
@@ -108,6 +117,50 @@ async fn queues_and_workers_are_shown_paused_and_resumed() -> Result<()> {
     text(&oneiro, &["queues", "resume", "images"]).await?;
     ada.settled(id, "completed").await?;
     assert!(text(&oneiro, &["queues"]).await?.contains("images"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_users_running_jobs_are_bounded_by_hand() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(0).start().await?;
+    let ada = oneiro.user(1)?;
+    text(&oneiro, &["queues", "limit", "images", "--rate", "0.001", "--group-cap", "1"]).await?;
+    let form = Form::new("Limited", "text").image(1, photo::jpeg(64, 48, 1)?, 0).image(2, photo::jpeg(64, 48, 2)?, 0);
+    let id = ada.dream(form).await?;
+    let job = ids(&json(&oneiro, &["jobs", "list"]).await?).swap_remove(0);
+    let why = json(&oneiro, &["jobs", "explain", &job]).await?;
+    assert!(why["reasons"].to_string().contains("at most 0.001 jobs a second"), "{why}");
+
+    for refused in [["--rate", "0"], ["--rate", "fast"], ["--group-cap", "-1"]] {
+        let (code, _, errors) = oneiro.cli(&[["queues", "limit", "images"].as_slice(), &refused].concat()).await?;
+        assert!(code == 2, "{refused:?}: {code} {errors}");
+    }
+    let (code, ..) = oneiro.cli(&["queues", "limit", "images"]).await?;
+    assert_eq!(code, 2, "a limit of nothing");
+    let (code, _, errors) = oneiro.cli(&["queues", "limit", "imgaes", "--rate", "off"]).await?;
+    assert!(code == 1 && errors.contains("images"), "a queue that is not there: {errors}");
+
+    text(&oneiro, &["queues", "limit", "images", "--rate", "off", "--group-cap", "off"]).await?;
+    oneiro.start_worker()?;
+    ada.settled(id, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_stock_queue_are_adopted() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).start().await?;
+    let connection = apalis_redis::connect(format!("redis://127.0.0.1:{}", oneiro.redis.port())).await?;
+    let mut stock: RedisStorage<u64> = RedisStorage::new(connection).with_config(Config::default().queue("numbers"));
+    stock.push_stream(&mut futures::stream::iter(0..1_200)).await?;
+
+    let adopt = ["queue", "adopt", "numbers", "--into", "counted", "--kind", "number"];
+    assert_eq!(json(&oneiro, &adopt).await?["adopted"], 1_200);
+    let queues = json(&oneiro, &["queues"]).await?;
+    let counted = queues.as_array().into_iter().flatten().find(|queue| queue["name"] == "counted");
+    assert_eq!(counted.context("the queue")?["available"], 1_200, "{queues}");
+    assert!(text(&oneiro, &adopt).await?.contains("no waiting jobs"), "nothing is left");
+    let (code, ..) = oneiro.cli(&["queue", "adopt", "numbers", "--into", "no/name", "--kind", "number"]).await?;
+    assert_eq!(code, 2, "a name that cannot be");
     Ok(())
 }
 
