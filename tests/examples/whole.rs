@@ -69,7 +69,11 @@ async fn main() -> Result<()> {
         let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
         println!("{name:<12} p50 / p95 ms      {:8.0} {:8.0}", at(0.5), at(0.95));
     }
-    println!("peak memory MB, all processes  {:8.1}", peak_megabytes());
+    let peaks = peak_megabytes();
+    println!("peak memory MB, all processes  {:8.1}", peaks.iter().map(|(_, peak)| peak).sum::<f64>());
+    for (name, peak) in peaks {
+        println!("  {name:<28} {peak:8.1}");
+    }
     Ok(())
 }
 
@@ -118,10 +122,14 @@ fn cpu_seconds() -> f64 {
     ticks.sum::<f64>() / TICKS
 }
 
-fn peak_megabytes() -> f64 {
-    let peaks = children().into_iter().filter_map(|path| std::fs::read_to_string(path.join("status")).ok());
-    let kilobytes = peaks.filter_map(|status| {
-        status.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse::<f64>().ok()
-    });
-    kilobytes.sum::<f64>() / 1024.0
+/// The most memory that each of the processes ever held, by the program's name.
+fn peak_megabytes() -> Vec<(String, f64)> {
+    let peak = |path: std::path::PathBuf| {
+        let status = std::fs::read_to_string(path.join("status")).ok()?;
+        let field = |name: &str| status.lines().find(|line| line.starts_with(name))?.split_whitespace().nth(1);
+        Some((field("Name:")?.to_owned(), field("VmHWM:")?.parse::<f64>().ok()? / 1024.0))
+    };
+    let mut peaks: Vec<_> = children().into_iter().filter_map(peak).collect();
+    peaks.sort_by(|a, b| a.0.cmp(&b.0));
+    peaks
 }

@@ -7,15 +7,22 @@ use object_store::{
     Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
     buffered::BufWriter, local::LocalFileSystem, memory::InMemory, path::Path, prefix::PrefixStore,
 };
-use std::{path::PathBuf, sync::Arc};
-use url::Url;
+use std::{io::ErrorKind, path::PathBuf, sync::Arc};
+
+mod location;
+mod upload;
+
+pub use location::{Location, StorageUrlError, parse_url};
+pub use upload::Upload;
 
 /// Variants never change under their key, so browsers and proxies may keep them for a year.
 pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Bytes buffered for one upload before it becomes a multipart one; S3 wants parts of 5 MB or more.
-const PART_BYTES: usize = 5 * 1024 * 1024;
-/// Parts of one upload on their way to the store; with [`PART_BYTES`] the most memory that an upload takes.
+/// Bytes buffered for one upload to a cloud store before it becomes a multipart one; S3 wants parts of 5 MB or more.
+const CLOUD_PART_BYTES: usize = 5 * 1024 * 1024;
+/// The same for a local folder, where a part is a write to a file and a larger one brings nothing.
+const LOCAL_PART_BYTES: usize = 256 * 1024;
+/// Parts of one upload on their way to the store; with the size of a part the most memory that an upload takes.
 const PARTS_AT_ONCE: usize = 2;
 
 /// Why an object could not be stored or read.
@@ -44,66 +51,6 @@ pub enum StorageError {
     Failed(#[source] object_store::Error),
 }
 
-/// Why a storage URL is refused.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "`{url}` cannot be used: {reason}; examples: file:///var/lib/oneiro, file://./var/storage, memory:///, s3://bucket/prefix"
-)]
-pub struct StorageUrlError {
-    url: String,
-    reason: String,
-}
-
-/// A parsed storage URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// A folder of this machine.
-    Folder(PathBuf),
-    /// This process's memory: everything is gone when it ends, and no other process sees it.
-    Memory,
-    /// A cloud store.
-    Cloud(Url),
-}
-
-/// Reads a storage URL. `file://./dir` and `file://dir` are relative to the working directory.
-///
-/// # Errors
-/// Where the scheme is unknown or the URL malformed.
-pub fn parse_url(text: &str) -> Result<Location, StorageUrlError> {
-    let refuse = |reason: &str| StorageUrlError { url: redact(text), reason: reason.to_owned() };
-    if text.starts_with("file:///") {
-        let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
-        return url.to_file_path().map(Location::Folder).map_err(|()| refuse("it names no folder"));
-    }
-    if let Some(path) = text.strip_prefix("file://") {
-        return if path.is_empty() {
-            Err(refuse("it names no folder"))
-        } else {
-            Ok(Location::Folder(PathBuf::from(path)))
-        };
-    }
-    let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
-    match url.scheme() {
-        "memory" => Ok(Location::Memory),
-        "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" if url.host_str().is_some() => Ok(Location::Cloud(url)),
-        "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" => Err(refuse("it names no bucket")),
-        other => Err(refuse(&format!("the scheme `{other}` is unknown"))),
-    }
-}
-
-/// Credentials belong into the environment; should a URL carry them, no message repeats them.
-fn redact(text: &str) -> String {
-    match Url::parse(text) {
-        Ok(mut url) if url.password().is_some() || !url.username().is_empty() => {
-            // Both fail only for URLs that cannot have a user, which this branch excludes.
-            let _ = url.set_password(None);
-            let _ = url.set_username("");
-            url.to_string()
-        }
-        _ => text.to_owned(),
-    }
-}
-
 /// Metadata of a stored object.
 #[derive(Debug, Clone)]
 pub struct ObjectInfo {
@@ -129,8 +76,8 @@ pub struct Download {
 #[derive(Clone)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
-    /// The local folder loses attributes (it has nowhere to keep them) and refuses to store them.
-    keeps_attributes: bool,
+    /// Where the store is a local folder. It has nowhere to keep attributes and refuses to store them.
+    folder: Option<PathBuf>,
     media_base: String,
 }
 
@@ -145,9 +92,12 @@ impl Storage {
         reason = "the providers define these environment names, not our configuration"
     )]
     pub fn open(config: &StorageConfig) -> Result<Self, StorageUrlError> {
-        let refuse = |reason: String| StorageUrlError { url: redact(&config.url), reason };
+        let refuse = |reason: String| StorageUrlError::new(&config.url, reason);
         let location = parse_url(&config.url)?;
-        let keeps_attributes = !matches!(location, Location::Folder(_));
+        let folder = match &location {
+            Location::Folder(dir) => Some(dir.clone()),
+            Location::Memory | Location::Cloud(_) => None,
+        };
         let store: Arc<dyn ObjectStore> = match location {
             Location::Memory => Arc::new(InMemory::new()),
             Location::Folder(dir) => {
@@ -164,7 +114,7 @@ impl Storage {
         };
         let base = config.public_media_url.trim_end_matches('/');
         let media_base = if base.is_empty() { "/media".to_owned() } else { base.to_owned() };
-        Ok(Self { store, keeps_attributes, media_base })
+        Ok(Self { store, folder, media_base })
     }
 
     /// The URL under which browsers fetch a variant.
@@ -177,7 +127,8 @@ impl Storage {
     /// # Errors
     /// [`StorageError::BadKey`].
     pub fn upload(&self, key: &str, content_type: &str) -> Result<Upload, StorageError> {
-        let writer = BufWriter::with_capacity(self.store.clone(), parse_key(key)?, PART_BYTES)
+        let part_bytes = if self.folder.is_some() { LOCAL_PART_BYTES } else { CLOUD_PART_BYTES };
+        let writer = BufWriter::with_capacity(self.store.clone(), parse_key(key)?, part_bytes)
             .with_max_concurrency(PARTS_AT_ONCE)
             .with_attributes(self.attributes(content_type, false));
         Ok(Upload { writer })
@@ -265,7 +216,19 @@ impl Storage {
             self.delete(key.as_ref()).await?;
             deleted += 1;
         }
+        self.delete_leftovers(&path).await.map_err(|error| {
+            StorageError::Failed(object_store::Error::Generic { store: "folder", source: Box::new(error) })
+        })?;
         Ok(deleted)
+    }
+
+    /// What a killed process was writing below a prefix of the local folder: files that no listing shows, under names of their own.
+    async fn delete_leftovers(&self, prefix: &Path) -> std::io::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        match tokio::fs::remove_dir_all(folder.join(prefix.as_ref())).await {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the store takes and gives back a small object: what readiness asks.
@@ -280,7 +243,7 @@ impl Storage {
 
     fn attributes(&self, content_type: &str, is_immutable: bool) -> Attributes {
         let mut attributes = Attributes::new();
-        if self.keeps_attributes {
+        if self.folder.is_none() {
             attributes.insert(Attribute::ContentType, content_type.to_owned().into());
             if is_immutable {
                 attributes.insert(Attribute::CacheControl, IMMUTABLE.into());
@@ -293,42 +256,6 @@ impl Storage {
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Storage({})", self.store)
-    }
-}
-
-/// An upload under way. Dropped before [`Upload::finish`], it leaves nothing behind but what [`Upload::abort`] would have removed.
-pub struct Upload {
-    writer: BufWriter,
-}
-
-impl Upload {
-    /// Adds bytes; waits while the store is slower than the caller.
-    ///
-    /// # Errors
-    /// [`StorageError::Failed`].
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
-        self.writer.put(bytes).await.map_err(StorageError::Failed)
-    }
-
-    /// Makes the object visible and durable.
-    ///
-    /// # Errors
-    /// [`StorageError::Failed`]: nothing is visible then.
-    pub async fn finish(mut self) -> Result<(), StorageError> {
-        use tokio::io::AsyncWriteExt;
-        self.writer.shutdown().await.map_err(|error| {
-            StorageError::Failed(match error.downcast::<object_store::Error>() {
-                Ok(error) => error,
-                Err(error) => object_store::Error::Generic { store: "upload", source: Box::new(error) },
-            })
-        })
-    }
-
-    /// Throws away what was written.
-    pub async fn abort(mut self) {
-        if let Err(error) = self.writer.abort().await {
-            tracing::warn!(%error, "an aborted upload left parts behind; the store's own clean-up has to remove them");
-        }
     }
 }
 
@@ -367,10 +294,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let storage = local(dir.path());
         let mut upload = storage.upload("originals/1/2", "image/jpeg").unwrap();
-        upload.write(Bytes::from(vec![7; PART_BYTES + 1])).await.unwrap();
+        upload.write(Bytes::from(vec![7; LOCAL_PART_BYTES + 1])).await.unwrap();
         assert!(matches!(storage.read("originals/1/2", 1 << 30).await, Err(StorageError::NotFound(_))));
         upload.finish().await.unwrap();
-        assert_eq!(storage.read("originals/1/2", 1 << 30).await.unwrap().len(), PART_BYTES + 1);
+        assert_eq!(storage.read("originals/1/2", 1 << 30).await.unwrap().len(), LOCAL_PART_BYTES + 1);
         assert!(matches!(storage.read("originals/1/2", 10).await, Err(StorageError::TooLarge { limit: 10, .. })));
     }
 
@@ -386,6 +313,21 @@ mod tests {
         assert!(storage.read("media/1-ab/x/small.jpg", 10).await.is_ok());
         storage.delete("media/1-ab/x/small.jpg").await.unwrap();
         storage.delete("media/1-ab/x/small.jpg").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_was_writing_goes_with_its_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        let mut upload = storage.upload("originals/1/2-ab", "image/jpeg").unwrap();
+        upload.write(Bytes::from(vec![7; 2 * LOCAL_PART_BYTES])).await.unwrap();
+        upload.write(Bytes::from(vec![7; 2 * LOCAL_PART_BYTES])).await.unwrap();
+        // As a kill does: nothing cleans up.
+        std::mem::forget(upload);
+        let staged = || std::fs::read_dir(dir.path().join("originals/1")).map_or(0, Iterator::count);
+        assert_eq!(staged(), 1);
+        assert_eq!(storage.delete_prefix("originals/1").await.unwrap(), 0, "no object was ever there");
+        assert_eq!(staged(), 0);
     }
 
     #[tokio::test]
@@ -407,18 +349,5 @@ mod tests {
         let bytes: Vec<Bytes> = part.stream.try_collect().await.unwrap();
         assert_eq!(bytes.concat(), b"234");
         assert!(matches!(storage.download("media/a", Some(GetRange::Offset(10))).await, Err(StorageError::BadRange)));
-    }
-
-    #[test]
-    fn urls_are_parsed_and_credentials_not_repeated() {
-        assert_eq!(parse_url("file:///a b").unwrap(), Location::Folder("/a b".into()));
-        assert_eq!(parse_url("file:///a%20b%23").unwrap(), Location::Folder("/a b#".into()));
-        assert_eq!(parse_url("file://./var/storage").unwrap(), Location::Folder("./var/storage".into()));
-        assert_eq!(parse_url("memory:///").unwrap(), Location::Memory);
-        assert!(matches!(parse_url("s3://bucket/prefix").unwrap(), Location::Cloud(_)));
-        for bad in ["", "file://", "ftp://user:pw@x/", "s3://", "/plain/path"] {
-            let error = parse_url(bad).unwrap_err().to_string();
-            assert!(!error.contains("pw"), "{error}");
-        }
     }
 }
