@@ -1,11 +1,13 @@
 //! The worker's side: an apalis backend, and the tasks and the thread that keep it fed, alive and honest.
 
+mod budget;
 mod connect;
 mod context;
 mod expose;
 mod fetch;
 mod heartbeat;
 mod layer;
+mod membership;
 mod options;
 mod shared;
 mod sink;

@@ -84,7 +84,7 @@ impl Queue {
             reasons.push(format!("no living worker serves kind {}", job.kind));
         } else if workers.iter().all(|w| w.is_quiet) {
             reasons.push(format!("all {} workers of kind {} are quiet", workers.len(), job.kind));
-        } else if workers.iter().all(|w| w.is_quiet || w.running >= w.concurrency) {
+        } else if workers.iter().all(|w| w.is_quiet || w.is_full) {
             reasons.push(format!("all {} workers of kind {} are busy", workers.len(), job.kind));
         }
         if let Some(rate) = setting(1) {

@@ -43,8 +43,11 @@ pub struct WorkerRecord {
     pub started_at_ms: u64,
     /// Whether it takes no new jobs.
     pub is_quiet: bool,
-    /// Jobs it holds.
+    /// Jobs of this queue that it holds.
     pub running: usize,
+    /// Whether it has no room for another job, of whatever queue.
+    #[serde(default)]
+    pub is_full: bool,
     /// The longest running of them, at most 20.
     pub jobs: Vec<RunningJob>,
     /// Last sign of life, ms since the epoch by Redis' clock.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::shared::Shared;
-use crate::{JobId, Progress, QueueError, queue::id_value, record::Record, scripts};
+use crate::{JobId, Progress, Queue, QueueError, queue::id_value, record::Record, scripts};
 
 /// Nobody wants the job to end.
 const ON: u8 = 0;
@@ -58,6 +58,8 @@ struct Inner {
     wished: Notify,
     started: OnceLock<Instant>,
     shared: Weak<Shared>,
+    /// Which of its worker's queues it comes from.
+    source: usize,
 }
 
 impl std::fmt::Debug for JobContext {
@@ -70,7 +72,7 @@ impl std::fmt::Debug for JobContext {
 }
 
 impl JobContext {
-    pub(crate) fn new(id: JobId, token: u64, record: Record, shared: Weak<Shared>) -> Self {
+    pub(crate) fn new(id: JobId, token: u64, record: Record, shared: Weak<Shared>, source: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 id,
@@ -81,6 +83,7 @@ impl JobContext {
                 wished: Notify::new(),
                 started: OnceLock::new(),
                 shared,
+                source,
             }),
         }
     }
@@ -95,6 +98,12 @@ impl JobContext {
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.inner.record.kind
+    }
+
+    /// The queue it came from; `None` when its worker is gone.
+    #[must_use]
+    pub fn queue(&self) -> Option<Queue> {
+        Some(self.inner.shared.upgrade()?.sources[self.inner.source].queue.clone())
     }
 
     /// Which attempt this is, from 1.
@@ -163,8 +172,12 @@ impl JobContext {
         let shared = self.inner.shared.upgrade().ok_or(QueueError::Closed)?;
         let progress = serde_json::to_vec(&Progress { done, total, text: text.to_owned() })?;
         let args = vec![id_value(self.id()), self.token().to_string().into(), Bytes::from(progress).into()];
-        let noted: i64 = shared.queue.run(&scripts::PROGRESS, args).await?;
+        let noted: i64 = shared.sources[self.inner.source].queue.run(&scripts::PROGRESS, args).await?;
         if noted == 1 { Ok(()) } else { Err(QueueError::Closed) }
+    }
+
+    pub(crate) fn source(&self) -> usize {
+        self.inner.source
     }
 
     pub(crate) fn token(&self) -> u64 {

@@ -1,4 +1,7 @@
 //! The task that keeps a worker fed: one round trip settles what ended and claims what is next.
+//!
+//! A worker of several queues has a [`Fetcher`] for each, all in this one task; they share the worker's slots by its
+//! [`Budget`](super::budget::Budget) and nothing else, so trouble with one queue holds up no other.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,20 +16,18 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value, config::Options},
 };
 use futures::{FutureExt, future::BoxFuture};
-use rand::Rng;
 
 use super::{
     connect::connected,
     context::JobContext,
-    shared::{End, Finish, Shared},
+    membership::jittered,
+    shared::{End, Finish, Shared, Source},
     step::{self, Status, Step},
 };
-use crate::{JobId, QueueError, record::Record, scripts};
+use crate::{JobId, record::Record, scripts};
 
-/// Tokens of one worker number.
-const TOKENS: u64 = 1 << 28;
 /// Most jobs claimed by one call; also the gap left in the tokens after a call whose fate is unknown.
-const MOST_CLAIMED: usize = 500;
+pub(super) const MOST_CLAIMED: usize = 500;
 /// Most ends told by one call.
 const MOST_SETTLED: usize = 1_000;
 /// How long one call to Redis may take before its fate counts as unknown.
@@ -41,34 +42,42 @@ const STILL_HELD: Duration = Duration::from_secs(1);
 /// Reads a payload's arguments, to see whether they can be read.
 pub(crate) type Check = fn(&[u8]) -> Result<(), serde_json::Error>;
 
-pub(crate) struct Fetcher {
-    shared: Arc<Shared>,
+/// What keeps one queue of a worker served.
+pub(super) struct Fetcher {
+    pub(super) shared: Arc<Shared>,
+    /// Which of the worker's queues.
+    pub(super) at: usize,
     check: Option<Check>,
-    client: Client,
-    calls: WithOptions<Client>,
-    next_token: u64,
-    last_token: u64,
-    unsettled: Vec<Finish>,
+    pub(super) calls: WithOptions<Client>,
+    pub(super) next_token: u64,
+    pub(super) last_token: u64,
+    pub(super) unsettled: Vec<Finish>,
     /// Whether work may be there for the taking.
-    is_hungry: bool,
+    pub(super) is_hungry: bool,
     due: Option<Instant>,
-    wake: Option<BoxFuture<'static, bool>>,
+    pub(super) wake: Option<BoxFuture<'static, bool>>,
     stop_at: Option<Instant>,
 }
 
 /// Runs until the worker is closed and everything is settled.
 pub(crate) async fn run(shared: Arc<Shared>, check: Option<Check>) {
-    let client = connected(shared.queue.client()).await;
-    let waiting = connected(shared.queue.client()).await;
+    futures::future::join_all((0..shared.sources.len()).map(|at| serve(Arc::clone(&shared), at, check))).await;
+    shared.is_closed.store(true, Ordering::Release);
+    shared.close_waker.wake();
+}
+
+async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
+    let source = shared.sources[at].queue.client().clone();
+    let (client, waiting) = (connected(&source).await, connected(&source).await);
     let calls = client.with_options(&Options {
         max_attempts: scripts::writes(&client),
         timeout: Some(PATIENCE),
         ..Options::default()
     });
     let mut fetcher = Fetcher {
-        shared: Arc::clone(&shared),
+        shared,
+        at,
         check,
-        client,
         calls,
         next_token: 0,
         last_token: 0,
@@ -79,17 +88,19 @@ pub(crate) async fn run(shared: Arc<Shared>, check: Option<Check>) {
         stop_at: None,
     };
     fetcher.work(&waiting).await;
-    shared.is_closed.store(true, Ordering::Release);
-    shared.close_waker.wake();
     // Everything is settled; how the connections end changes nothing.
-    let _ = fetcher.client.quit().await;
+    let _ = client.quit().await;
     let _ = waiting.quit().await;
 }
 
 impl Fetcher {
+    pub(super) fn source(&self) -> &Source {
+        &self.shared.sources[self.at]
+    }
+
     async fn work(&mut self, waiting: &Client) {
         loop {
-            if self.shared.number.load(Ordering::Acquire) == 0 {
+            if self.source().number.load(Ordering::Acquire) == 0 {
                 self.lose_everything();
                 if self.is_over() {
                     return;
@@ -97,46 +108,67 @@ impl Fetcher {
                 self.register().await;
             }
             self.mind_the_stop();
-            self.unsettled.append(&mut self.shared.finishes.lock());
+            let mut ended = std::mem::take(&mut *self.source().finishes.lock());
+            self.unsettled.append(&mut ended);
             if self.is_over() && self.unsettled.is_empty() {
                 self.leave().await;
                 return;
             }
-            let want = self.want();
+            let can_claim = self.can_claim();
             let is_due = self.due.is_some_and(|due| due <= Instant::now());
-            if !self.unsettled.is_empty() || is_due || (want > 0 && self.is_hungry) {
-                self.step(want).await;
+            if !self.unsettled.is_empty() || is_due || (can_claim && self.is_hungry) {
+                let want = if can_claim { self.take() } else { 0 };
+                if !self.unsettled.is_empty() || is_due || want > 0 {
+                    self.step(want).await;
+                    self.done(self.is_hungry);
+                    continue;
+                }
+                self.done(self.is_hungry);
             } else {
-                self.rest(waiting, want).await;
+                self.done(false);
             }
+            self.rest(waiting, can_claim).await;
         }
+    }
+
+    /// Whether this worker takes jobs of this queue at all now.
+    fn can_claim(&mut self) -> bool {
+        let shared = &self.shared;
+        let source = &shared.sources[self.at];
+        let is_ending = self.stop_at.is_some() || shared.is_closing.load(Ordering::Acquire);
+        if is_ending || source.is_quiet.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.next_token + (MOST_CLAIMED as u64) * 2 > self.last_token {
+            // The number's tokens are used up: finish what is held, then work on under a new number.
+            if self.unsettled.is_empty() && !shared.held.lock().keys().any(|(at, _)| *at == self.at) {
+                self.is_hungry = true;
+                source.number.store(0, Ordering::Release);
+                source.stir.notify_one();
+            }
+            return false;
+        }
+        true
     }
 
     /// How many jobs to claim now.
-    fn want(&mut self) -> usize {
-        let shared = &self.shared;
-        let is_ending = self.stop_at.is_some() || shared.is_closing.load(Ordering::Acquire);
-        if is_ending || shared.is_quiet.load(Ordering::Relaxed) {
-            return 0;
-        }
-        let held = shared.held.lock().len();
-        if self.next_token + (MOST_CLAIMED as u64) * 2 > self.last_token {
-            // The number's tokens are used up: finish what is held, then work on under a new number.
-            if held == 0 && self.unsettled.is_empty() {
-                self.is_hungry = true;
-                shared.number.store(0, Ordering::Release);
-                shared.stir.notify_one();
-            }
-            return 0;
-        }
-        shared.options.room().saturating_sub(held).min(MOST_CLAIMED)
+    fn take(&self) -> usize {
+        let (want, others) = self.shared.budget.take(self.at, self.is_hungry, self.shared.held.lock().len());
+        self.shared.stir(&others);
+        want.min(MOST_CLAIMED)
+    }
+
+    /// Gives back what was taken and not filled, and all where the queue is not hungry.
+    pub(super) fn done(&self, is_hungry: bool) {
+        let others = self.shared.budget.done(self.at, is_hungry, self.shared.held.lock().len());
+        self.shared.stir(&others);
     }
 
     /// Whether the worker is closed and no handler is left.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.shared.is_closing.load(Ordering::Acquire)
             && self.shared.held.lock().is_empty()
-            && self.shared.finishes.lock().is_empty()
+            && self.source().finishes.lock().is_empty()
     }
 
     /// Once told to stop: unstarted jobs go back at once, running ones after the grace.
@@ -160,10 +192,11 @@ impl Fetcher {
         }
     }
 
-    async fn rest(&mut self, waiting: &Client, want: usize) {
-        self.is_hungry = false;
-        if want > 0 && self.wake.is_none() {
-            let key = self.shared.queue.key(&format!("wk:{}", self.shared.kind));
+    async fn rest(&mut self, waiting: &Client, can_claim: bool) {
+        // A full worker of one queue learns of work when a job ends. With several queues another one's job may end, so each listens.
+        let is_listening = self.shared.sources.len() > 1 || self.shared.held.lock().len() < self.shared.options.room();
+        if can_claim && is_listening && !self.is_hungry && self.wake.is_none() {
+            let key = self.source().queue.key(&format!("wk:{}", self.shared.kind));
             self.wake = Some(wait_for_work(waiting.clone(), key).boxed());
         }
         let due = self.due;
@@ -180,7 +213,7 @@ impl Fetcher {
             }
         };
         tokio::select! {
-            () = self.shared.stir.notified() => {}
+            () = self.shared.sources[self.at].stir.notified() => {}
             is_work = woken => {
                 self.wake = None;
                 self.is_hungry = true;
@@ -188,7 +221,7 @@ impl Fetcher {
                     // Redis did not answer; the step that follows meets the same trouble and waits it out.
                     tokio::time::sleep(jittered(Duration::from_millis(50))).await;
                 }
-                if want == 0 {
+                if !can_claim || self.shared.held.lock().len() >= self.shared.options.room() {
                     self.pass_on().await;
                 }
             }
@@ -205,23 +238,18 @@ impl Fetcher {
     async fn step(&mut self, want: usize) {
         let rest = self.unsettled.split_off(self.unsettled.len().min(MOST_SETTLED));
         let settled = std::mem::replace(&mut self.unsettled, rest);
-        let number = self.shared.number.load(Ordering::Acquire);
+        let shared = Arc::clone(&self.shared);
+        let source = &shared.sources[self.at];
         let step = Step {
-            number,
+            number: source.number.load(Ordering::Acquire),
             token: self.next_token,
             want,
-            kind: &self.shared.kind,
-            options: self.shared.queue.options(),
-            worker: self.shared.worker.name(),
+            kind: &shared.kind,
+            options: source.queue.options(),
+            worker: shared.worker.name(),
         };
-        let reply = match scripts::run(
-            &self.calls,
-            &scripts::STEP,
-            self.shared.queue.prefix(),
-            step::arguments(&step, &settled),
-        )
-        .await
-        {
+        let args = step::arguments(&step, &settled);
+        let reply = match scripts::run(&self.calls, &scripts::STEP, source.queue.prefix(), args).await {
             Ok(reply) => step::read(reply),
             Err(error) => Err(error),
         };
@@ -235,8 +263,8 @@ impl Fetcher {
         };
         if !reply.lost.is_empty() {
             // Told twice after a lost answer, or taken from us in between: either way somebody else answers for them.
-            tracing::debug!(queue.name = %self.shared.queue.name(), jobs = reply.lost.len(), "ends of jobs came after their lease was over");
-            metrics::counter!("queue_late_acks_total", "queue" => self.shared.queue.name().to_string())
+            tracing::debug!(queue.name = %source.queue.name(), jobs = reply.lost.len(), "ends of jobs came after their lease was over");
+            metrics::counter!("queue_late_acks_total", "queue" => source.queue.name().to_string())
                 .increment(reply.lost.len() as u64);
         }
         self.due = reply.next_due.map(|wait| Instant::now() + wait);
@@ -244,7 +272,7 @@ impl Fetcher {
         match reply.status {
             Status::Fine => self.accept(reply.claimed),
             Status::Paused => {}
-            Status::Unknown => self.shared.number.store(0, Ordering::Release),
+            Status::Unknown => source.number.store(0, Ordering::Release),
             Status::Stale => {
                 self.is_hungry = true;
                 self.reconcile_until_done().await;
@@ -268,7 +296,7 @@ impl Fetcher {
             match Record::decode(&raw) {
                 Ok(record) => {
                     let payload = record.payload.clone();
-                    let context = JobContext::new(id, token, record, weak.clone());
+                    let context = JobContext::new(id, token, record, weak.clone(), self.at);
                     if let Some(task) = self.task(context, &payload) {
                         tasks.push(task);
                     }
@@ -294,12 +322,12 @@ impl Fetcher {
             return None;
         }
         let mut held = self.shared.held.lock();
-        if held.contains_key(&context.id()) {
+        if held.contains_key(&(self.at, context.id())) {
             let delay_ms = crate::options::millis(STILL_HELD);
             self.unsettled.push(refuse(End::Returned { delay_ms }));
             return None;
         }
-        held.insert(context.id(), context.clone());
+        held.insert((self.at, context.id()), context.clone());
         drop(held);
         let mut builder = TaskBuilder::new(payload.to_vec())
             .task_id(TaskId::from_ulid(context.id().ulid()))
@@ -311,126 +339,6 @@ impl Fetcher {
             );
         }
         Some(builder.data(context).build())
-    }
-
-    async fn register(&mut self) {
-        let mut wait = Duration::from_millis(50);
-        loop {
-            let info = serde_json::to_string(&self.shared.describe()).unwrap_or_default();
-            let is_prefetching = i64::from(self.shared.options.prefetch > 0);
-            let args: Vec<Value> =
-                vec![self.shared.queue.options().lease_ms().into(), info.into(), is_prefetching.into()];
-            let made: Result<u32, QueueError> =
-                scripts::run(&self.calls, &scripts::REGISTER, self.shared.queue.prefix(), args).await;
-            match made {
-                Ok(number) => {
-                    self.next_token = u64::from(number) * TOKENS + 1;
-                    self.last_token = u64::from(number) * TOKENS + TOKENS - 1;
-                    self.is_hungry = true;
-                    self.shared.number.store(number, Ordering::Release);
-                    if let Err(error) = self.shared.queue.register().await {
-                        tracing::debug!(%error, "failed to note the queue's name");
-                    }
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, source = ?std::error::Error::source(&error), queue.name = %self.shared.queue.name(), "failed to register the worker, will try again");
-                    tokio::time::sleep(jittered(wait)).await;
-                    wait = (wait * 2).min(Duration::from_secs(2));
-                    if self.is_over() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The worker was taken for dead, or has no number yet: what it held is no longer its own.
-    fn lose_everything(&mut self) {
-        let shared = &self.shared;
-        let unstarted: Vec<Task<Vec<u8>>> = shared.buffer.lock().drain(..).collect();
-        let mut held = shared.held.lock();
-        for task in unstarted {
-            if let Some(context) = task.data().get::<JobContext>() {
-                held.remove(&context.id());
-            }
-        }
-        // Handlers that still run keep their entry until they end, so that the same job does not start beside them.
-        for context in held.values() {
-            context.lose();
-        }
-        drop(held);
-        shared.finishes.lock().clear();
-        self.unsettled.clear();
-        self.wake = None;
-    }
-
-    async fn recover(&mut self, error: &QueueError) {
-        tracing::warn!(%error, source = ?std::error::Error::source(error), queue.name = %self.shared.queue.name(), "failed to reach the queue, will go on when it answers");
-        self.is_hungry = true;
-        self.reconcile_until_done().await;
-    }
-
-    /// After a call whose fate is unknown: bars it, and returns jobs it may have claimed without our hearing of them.
-    async fn reconcile_until_done(&mut self) {
-        let mut wait = Duration::from_millis(50);
-        self.next_token += MOST_CLAIMED as u64;
-        while let Err(error) = self.reconcile().await {
-            tracing::debug!(%error, "failed to compare leases");
-            self.unsettled.append(&mut self.shared.finishes.lock());
-            tokio::time::sleep(jittered(wait)).await;
-            wait = (wait * 2).min(Duration::from_secs(1));
-        }
-    }
-
-    async fn reconcile(&mut self) -> Result<(), QueueError> {
-        const PAGE: i64 = 1_000;
-        let number = self.shared.number.load(Ordering::Acquire);
-        let mut from = u64::from(number) * TOKENS;
-        loop {
-            let text = |token: u64| Value::from(token.to_string());
-            let args = vec![number.into(), text(self.next_token), text(from), PAGE.into()];
-            let (status, ids, tokens): (i64, Vec<Bytes>, Vec<u64>) =
-                scripts::run(&self.calls, &scripts::RECONCILE, self.shared.queue.prefix(), args).await?;
-            if status != 0 {
-                self.shared.number.store(0, Ordering::Release);
-                return Ok(());
-            }
-            let is_last = (ids.len() as i64) < PAGE;
-            for (raw, token) in ids.iter().zip(&tokens) {
-                from = token + 1;
-                let id = JobId::from_bytes(raw)?;
-                let is_known = self.shared.held.lock().get(&id).is_some_and(|context| context.token() == *token)
-                    || self.shared.finishes.lock().iter().chain(&self.unsettled).any(|finish| finish.token == *token);
-                if !is_known {
-                    let end = End::Returned { delay_ms: 0 };
-                    self.unsettled.push(Finish { id, token: *token, is_plain: false, attempt: 0, end });
-                }
-            }
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn leave(&mut self) {
-        const RETURNED: i64 = 500;
-        /// Tries before the lease's own end is left to do the work.
-        const TRIES: u32 = 5;
-        let number = self.shared.number.load(Ordering::Acquire);
-        let mut tries = 0;
-        while number > 0 && tries < TRIES {
-            let args = vec![number.into(), RETURNED.into()];
-            match scripts::run::<i64>(&self.calls, &scripts::LEAVE, self.shared.queue.prefix(), args).await {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "failed to sign off");
-                    tries += 1;
-                    tokio::time::sleep(jittered(Duration::from_millis(100))).await;
-                }
-            }
-        }
     }
 }
 
@@ -444,8 +352,4 @@ async fn wait_for_work(client: Client, key: String) -> bool {
     let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
     let reply: Result<Value, _> = calls.custom(pop, vec![key, NAP.as_secs().to_string()]).await;
     reply.is_ok()
-}
-
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + rand::rng().random::<f64>() / 2.0)
 }

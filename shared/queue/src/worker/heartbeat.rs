@@ -16,7 +16,7 @@ use fred::{
 
 use super::{connect::connected, shared::Shared};
 use crate::{
-    JobError, QueueError,
+    JobError, Queue, QueueError,
     options::{int, millis},
     scripts,
 };
@@ -29,11 +29,14 @@ const RECOVER: i64 = 300;
 /// Starts the thread; it ends by itself when the worker is closed or gone.
 pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
     let weak = Arc::downgrade(shared);
-    let source = shared.queue.client().clone();
-    let name = format!("beat-{}", shared.queue.name());
+    let clients: Vec<Client> = shared.sources.iter().map(|source| source.queue.client().clone()).collect();
+    let name = format!("beat-{}", shared.sources[0].queue.name());
     std::thread::Builder::new().name(name).spawn(move || {
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(beat(&weak, &source)),
+            Ok(runtime) => {
+                let beats = clients.iter().enumerate().map(|(at, client)| beat(&weak, at, client));
+                runtime.block_on(futures::future::join_all(beats));
+            }
             Err(error) => {
                 tracing::error!(%error, "failed to start the heartbeat, this worker's jobs will be taken from it");
             }
@@ -42,36 +45,38 @@ pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn beat(weak: &Weak<Shared>, source: &Client) {
-    let client = connected(source).await;
+async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
+    let client = connected(client).await;
     loop {
         let Some(shared) = weak.upgrade() else { break };
         if shared.is_closed.load(Ordering::Acquire) {
             break;
         }
-        let interval = Duration::from_millis(u64::try_from(shared.queue.options().lease_ms() / BEATS).unwrap_or(250));
+        let source = &shared.sources[at];
+        let interval = Duration::from_millis(u64::try_from(source.queue.options().lease_ms() / BEATS).unwrap_or(250));
         let calls = client.with_options(&Options {
             max_attempts: scripts::writes(&client),
             timeout: Some(interval * 3),
             ..Options::default()
         });
-        if let Err(error) = sign_of_life(&shared, &calls).await {
+        if let Err(error) = sign_of_life(&shared, at, &calls).await {
             tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
             tokio::time::sleep(interval / 2).await;
             continue;
         }
-        let key = shared.queue.key(&format!("ctl:{}", shared.number.load(Ordering::Relaxed)));
+        let key = source.queue.key(&format!("ctl:{}", source.number.load(Ordering::Relaxed)));
         drop(shared);
-        listen(weak, &calls, key, interval).await;
+        listen(weak, at, &calls, key, interval).await;
     }
     // The worker is gone; how its connection ends changes nothing.
     let _ = client.quit().await;
 }
 
-async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<(), QueueError> {
+async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -> Result<(), QueueError> {
+    let source = &shared.sources[at];
     loop {
-        let number = shared.number.load(Ordering::Relaxed);
-        let queue = shared.queue.options();
+        let number = source.number.load(Ordering::Relaxed);
+        let queue = source.queue.options();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let poison = JobError {
             at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
@@ -84,7 +89,7 @@ async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<()
             queue.lease_ms().into(),
             queue.grace_ms().into(),
             queue.poison_after.max(1).into(),
-            serde_json::to_string(&shared.describe())?.into(),
+            serde_json::to_string(&shared.describe(at))?.into(),
             millis(queue.retention_completed.age).into(),
             int(queue.retention_completed.count).into(),
             millis(queue.retention_dead.age).into(),
@@ -92,17 +97,17 @@ async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<()
             serde_json::to_string(&poison)?.into(),
             RECOVER.into(),
         ];
-        let reply: Vec<i64> = scripts::run(calls, &scripts::BEAT, shared.queue.prefix(), args).await?;
+        let reply: Vec<i64> = scripts::run(calls, &scripts::BEAT, source.queue.prefix(), args).await?;
         let [status, recovered, more] = reply[..] else {
             return Err(QueueError::Corrupt { what: "an answer to a heartbeat that cannot be read" });
         };
         if status == 1 && number > 0 {
             // Taken for dead: the fetch task gives up what it held and registers anew.
-            shared.number.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
-            shared.stir.notify_one();
+            source.number.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
+            source.stir.notify_one();
         }
         if recovered > 0 {
-            tracing::warn!(queue.name = %shared.queue.name(), recovered, "took jobs from a dead worker");
+            tracing::warn!(queue.name = %source.queue.name(), recovered, "took jobs from a dead worker");
         }
         if more == 0 || recovered == 0 {
             return Ok(());
@@ -111,15 +116,15 @@ async fn sign_of_life(shared: &Shared, calls: &WithOptions<Client>) -> Result<()
 }
 
 /// Waits for a command until the next beat is due.
-async fn listen(weak: &Weak<Shared>, calls: &WithOptions<Client>, key: String, patience: Duration) {
+async fn listen(weak: &Weak<Shared>, at: usize, calls: &WithOptions<Client>, key: String, patience: Duration) {
     let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
     let args: Vec<Value> = vec![key.into(), format!("{:.3}", patience.as_secs_f64()).into()];
     match calls.custom::<Value, _>(pop, args).await {
         Ok(Value::Array(reply)) => {
             let Some(shared) = weak.upgrade() else { return };
-            let nonce = reply.get(1).and_then(Value::as_bytes).and_then(|command| shared.obey(command));
+            let nonce = reply.get(1).and_then(Value::as_bytes).and_then(|command| shared.obey(at, command));
             if let Some(nonce) = nonce
-                && let Err(error) = answer(&shared, calls, &nonce).await
+                && let Err(error) = answer(&shared.sources[at].queue, calls, &nonce).await
             {
                 tracing::debug!(%error, "failed to answer a ping");
             }
@@ -132,8 +137,8 @@ async fn listen(weak: &Weak<Shared>, calls: &WithOptions<Client>, key: String, p
     }
 }
 
-async fn answer(shared: &Shared, calls: &WithOptions<Client>, nonce: &str) -> Result<(), QueueError> {
-    let key = shared.queue.key(&format!("pong:{nonce}"));
+async fn answer(queue: &Queue, calls: &WithOptions<Client>, nonce: &str) -> Result<(), QueueError> {
+    let key = queue.key(&format!("pong:{nonce}"));
     let push = CustomCommand::new_static("RPUSH", ClusterHash::FirstKey, false);
     let _: i64 = calls.custom(push, vec![key.clone(), "1".to_owned()]).await?;
     let expire = CustomCommand::new_static("EXPIRE", ClusterHash::FirstKey, false);

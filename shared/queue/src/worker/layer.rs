@@ -20,7 +20,7 @@ use super::{
     context::JobContext,
     shared::{End, Shared},
 };
-use crate::{QueueError, RetryPolicy, options::millis, queue::id_value, scripts};
+use crate::{Queue, QueueError, RetryPolicy, options::millis, queue::id_value, scripts};
 
 /// Wait of a job whose handler asked to be called later without saying when.
 const DEFERRED: Duration = Duration::from_secs(1);
@@ -131,9 +131,10 @@ where
 /// A job whose earlier worker died says that it really starts now, before it can take this worker down too. One that cannot
 /// say so does not start: its next death would not be counted.
 async fn mark_start(shared: &Shared, context: &JobContext) -> bool {
-    let number = shared.number.load(std::sync::atomic::Ordering::Relaxed);
+    let source = &shared.sources[context.source()];
+    let number = source.number.load(std::sync::atomic::Ordering::Relaxed);
     let args = vec![id_value(context.id()), context.token().to_string().into(), number.into()];
-    match shared.queue.run::<i64>(&scripts::MARK, args).await {
+    match source.queue.run::<i64>(&scripts::MARK, args).await {
         Ok(noted) => noted == 1,
         Err(error) => {
             tracing::debug!(%error, job.id = %context.id(), "failed to note the start of a job that was run before");
@@ -197,7 +198,7 @@ fn end_of<T: Serialize>(
     shared: &Shared,
 ) -> End {
     let error = match outcome {
-        Ok(value) => return completed(value, shared),
+        Ok(value) => return completed(value, &shared.sources[context.source()].queue),
         Err(error) => error,
     };
     let message = message_of(error.as_ref());
@@ -231,8 +232,8 @@ fn is_exit(error: &BoxDynError) -> bool {
     false
 }
 
-fn completed<T: Serialize>(value: &T, shared: &Shared) -> End {
-    if shared.queue.options().result_ttl.is_zero() {
+fn completed<T: Serialize>(value: &T, queue: &Queue) -> End {
+    if queue.options().result_ttl.is_zero() {
         return End::Completed { result: None };
     }
     match serde_json::to_vec(value) {

@@ -11,7 +11,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{context::JobContext, options::WorkerOptions};
+use super::{budget::Budget, context::JobContext, options::WorkerOptions};
 use crate::{JobId, Queue, RunningJob, WorkerRecord};
 
 /// How a job's run ended.
@@ -46,25 +46,33 @@ pub(crate) struct Finish {
     pub(crate) end: End,
 }
 
-pub(crate) struct Shared {
+/// One of the queues that a worker serves.
+pub(crate) struct Source {
     pub(crate) queue: Queue,
-    pub(crate) options: WorkerOptions,
-    pub(crate) kind: String,
-    pub(crate) worker: WorkerContext,
-    started_at: SystemTime,
-    /// This worker's number in Redis; 0 before it has one.
+    /// This worker's number in the queue; 0 before it has one.
     pub(crate) number: AtomicU32,
-    /// Jobs this worker answers for, from the claim to the end of the handler. Bounded by `WorkerOptions::room`, plus handlers
-    /// that outlived their lease.
-    pub(crate) held: Mutex<HashMap<JobId, JobContext>>,
-    /// Claimed jobs that apalis has not taken yet. Bounded by `WorkerOptions::room`.
-    pub(crate) buffer: Mutex<VecDeque<Task<Vec<u8>>>>,
-    pub(crate) waker: AtomicWaker,
     /// Ends not yet told to Redis. Bounded by `WorkerOptions::room`: each leased job ends once.
     pub(crate) finishes: Mutex<Vec<Finish>>,
     /// Something for the fetch task to look at.
     pub(crate) stir: Notify,
+    /// An operator wants the worker to take no new jobs of this queue.
     pub(crate) is_quiet: AtomicBool,
+}
+
+pub(crate) struct Shared {
+    /// At least one.
+    pub(crate) sources: Vec<Source>,
+    pub(crate) budget: Budget,
+    pub(crate) options: WorkerOptions,
+    pub(crate) kind: String,
+    pub(crate) worker: WorkerContext,
+    started_at: SystemTime,
+    /// Jobs this worker answers for, by queue and id, from the claim to the end of the handler. Bounded by `WorkerOptions::room`,
+    /// plus handlers that outlived their lease.
+    pub(crate) held: Mutex<HashMap<(usize, JobId), JobContext>>,
+    /// Claimed jobs that apalis has not taken yet. Bounded by `WorkerOptions::room`.
+    pub(crate) buffer: Mutex<VecDeque<Task<Vec<u8>>>>,
+    pub(crate) waker: AtomicWaker,
     /// The fetch task is to settle everything and end.
     pub(crate) is_closing: AtomicBool,
     /// The fetch task has ended.
@@ -73,20 +81,24 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(queue: Queue, options: WorkerOptions, kind: String, worker: WorkerContext) -> Self {
+    pub(crate) fn new(queues: &[(Queue, u32)], options: WorkerOptions, kind: String, worker: WorkerContext) -> Self {
+        let source = |queue: &Queue| Source {
+            queue: queue.clone(),
+            number: AtomicU32::new(0),
+            finishes: Mutex::default(),
+            stir: Notify::new(),
+            is_quiet: AtomicBool::new(false),
+        };
         Self {
-            queue,
+            sources: queues.iter().map(|(queue, _)| source(queue)).collect(),
+            budget: Budget::new(options.room(), queues.iter().map(|(_, weight)| *weight)),
             options,
             kind,
             worker,
             started_at: SystemTime::now(),
-            number: AtomicU32::new(0),
             held: Mutex::default(),
             buffer: Mutex::default(),
             waker: AtomicWaker::new(),
-            finishes: Mutex::default(),
-            stir: Notify::new(),
-            is_quiet: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             close_waker: AtomicWaker::new(),
@@ -95,9 +107,10 @@ impl Shared {
 
     /// A job ended. One whose lease is gone is only forgotten: its end is not ours to tell.
     pub(crate) fn finish(&self, context: &JobContext, end: End) {
-        self.held.lock().remove(&context.id());
+        self.held.lock().remove(&(context.source(), context.id()));
+        let source = &self.sources[context.source()];
         if !context.is_lost() {
-            self.finishes.lock().push(Finish {
+            source.finishes.lock().push(Finish {
                 id: context.id(),
                 token: context.token(),
                 is_plain: context.is_plain(),
@@ -105,27 +118,37 @@ impl Shared {
                 end,
             });
         }
-        self.stir.notify_one();
+        source.stir.notify_one();
     }
 
     pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Release);
-        self.stir.notify_one();
+        for source in &self.sources {
+            source.stir.notify_one();
+        }
     }
 
-    /// Carries out what an operator asked for; returns the nonce of a ping to be answered.
-    pub(crate) fn obey(&self, command: &[u8]) -> Option<String> {
+    /// Lets these queues' fetchers look again.
+    pub(crate) fn stir(&self, sources: &[usize]) {
+        for at in sources {
+            self.sources[*at].stir.notify_one();
+        }
+    }
+
+    /// Carries out what an operator asked for through one of the queues; returns the nonce of a ping to be answered.
+    pub(crate) fn obey(&self, at: usize, command: &[u8]) -> Option<String> {
+        let source = &self.sources[at];
         if let Some(id) = command.strip_prefix(b"cancel ") {
             if let Ok(id) = JobId::from_bytes(id)
-                && let Some(context) = self.held.lock().get(&id)
+                && let Some(context) = self.held.lock().get(&(at, id))
             {
                 context.request_cancel();
             }
             return None;
         }
         match std::str::from_utf8(command).unwrap_or_default() {
-            "quiet" => self.is_quiet.store(true, Ordering::Relaxed),
-            "loud" => self.is_quiet.store(false, Ordering::Relaxed),
+            "quiet" => source.is_quiet.store(true, Ordering::Relaxed),
+            "loud" => source.is_quiet.store(false, Ordering::Relaxed),
             "stop" => {
                 if let Err(error) = self.worker.stop() {
                     tracing::warn!(%error, worker.name = self.worker.name(), "failed to stop the worker when told to");
@@ -133,23 +156,25 @@ impl Shared {
             }
             other => return other.strip_prefix("ping ").map(str::to_owned),
         }
-        self.stir.notify_one();
+        source.stir.notify_one();
         None
     }
 
-    pub(crate) fn describe(&self) -> WorkerRecord {
+    /// The worker as one of its queues sees it.
+    pub(crate) fn describe(&self, at: usize) -> WorkerRecord {
         /// A description stays small however many jobs a worker holds.
         const MOST_JOBS: usize = 20;
         let held = self.held.lock();
+        let of_queue = || held.iter().filter(|((source, _), _)| *source == at).map(|(_, context)| context);
         let mut jobs: Vec<(JobId, Instant)> =
-            held.values().filter_map(|context| Some((context.id(), context.started_at()?))).collect();
-        let running = held.len();
+            of_queue().filter_map(|context| Some((context.id(), context.started_at()?))).collect();
+        let (running, is_full) = (of_queue().count(), held.len() >= self.options.room());
         drop(held);
         jobs.sort_by_key(|(_, at)| *at);
         jobs.truncate(MOST_JOBS);
         let ms = |at: &Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         WorkerRecord {
-            number: self.number.load(Ordering::Relaxed),
+            number: self.sources[at].number.load(Ordering::Relaxed),
             name: self.worker.name().to_owned(),
             host: self.options.host.clone(),
             pid: std::process::id(),
@@ -159,8 +184,9 @@ impl Shared {
                 .started_at
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-            is_quiet: self.is_quiet.load(Ordering::Relaxed),
+            is_quiet: self.sources[at].is_quiet.load(Ordering::Relaxed),
             running,
+            is_full,
             jobs: jobs.iter().map(|(id, at)| RunningJob { id: *id, for_ms: ms(at) }).collect(),
             beat_at_ms: 0,
             is_late: false,

@@ -30,8 +30,10 @@ use crate::{Job, NewJob, Queue, QueueError, QueueName, RetryPolicy};
 
 /// Tasks that the sink gathers before it stores them: one atomic step.
 const SINK_BATCH: usize = 1_000;
+/// Heaviest weight of a queue: a slot is given away by counting, and 1 in 1,000 is as good as last.
+const MOST_WEIGHT: u32 = 1_000;
 
-/// An apalis backend for jobs of one kind in one queue, and a sink that pushes such jobs.
+/// An apalis backend for jobs of one kind in one queue or [several](Self::also), and a sink that pushes such jobs.
 ///
 /// A clone shares nothing with its original but the queue: each that is given to a worker becomes a worker of its own, with a
 /// number, leases and a heartbeat, when it is first polled.
@@ -54,7 +56,8 @@ const SINK_BATCH: usize = 1_000;
 /// # Ok(()) }
 /// ```
 pub struct FredStorage<A> {
-    queue: Queue,
+    /// At least one, with their weights.
+    queues: Vec<(Queue, u32)>,
     options: WorkerOptions,
     kind: String,
     policy: RetryPolicy,
@@ -69,14 +72,14 @@ pub struct FredStorage<A> {
 
 impl<A> std::fmt::Debug for FredStorage<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FredStorage").field("queue", &self.queue).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("FredStorage").field("queues", &self.queues).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
 impl<A> Clone for FredStorage<A> {
     fn clone(&self) -> Self {
         Self {
-            queue: self.queue.clone(),
+            queues: self.queues.clone(),
             options: self.options.clone(),
             kind: self.kind.clone(),
             policy: self.policy,
@@ -133,15 +136,46 @@ impl<A> FredStorage<A> {
         self
     }
 
-    /// The queue it serves.
+    /// Serves another queue, too. The queues share the worker's concurrency: while all have work, jobs are started in proportion to
+    /// the weights (1 to 1,000; other values are brought into that range), so none is starved; what an empty or paused queue
+    /// leaves goes to the others. The first queue has weight 1 unless [`weight`](Self::weight) says otherwise. Pushing through
+    /// this backend, and apalis's traits for looking into it, go to the first queue.
+    ///
+    /// Each queue costs a worker three connections.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use apalis_fred::{FredStorage, Job, Queue, WorkerOptions};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Mail { to: String }
+    /// # impl Job for Mail { const KIND: &'static str = "mail"; }
+    /// # fn example(urgent: Queue, usual: Queue, bulk: Queue) {
+    /// // Of 8 jobs 5 are urgent, 2 usual and 1 bulk, as long as there are such.
+    /// let storage = FredStorage::<Mail>::new(urgent, WorkerOptions::default()).weight(5).also(usual, 2).also(bulk, 1);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn also(mut self, queue: Queue, weight: u32) -> Self {
+        self.queues.push((queue, weight.clamp(1, MOST_WEIGHT)));
+        self
+    }
+
+    /// The weight of the first queue; see [`also`](Self::also).
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.queues[0].1 = weight.clamp(1, MOST_WEIGHT);
+        self
+    }
+
+    /// The queue it serves; the first, where it serves several.
     #[must_use]
     pub fn queue(&self) -> &Queue {
-        &self.queue
+        &self.queues[0].0
     }
 
     fn bare(queue: Queue, kind: String, options: WorkerOptions) -> Self {
         Self {
-            queue,
+            queues: vec![(queue, 1)],
             options,
             kind,
             policy: RetryPolicy::default(),
@@ -157,7 +191,7 @@ impl<A> FredStorage<A> {
 
     fn shared(&mut self, worker: &WorkerContext) -> Arc<Shared> {
         let made = self.shared.get_or_insert_with(|| {
-            Arc::new(Shared::new(self.queue.clone(), self.options.clone(), self.kind.clone(), worker.clone()))
+            Arc::new(Shared::new(&self.queues, self.options.clone(), self.kind.clone(), worker.clone()))
         });
         Arc::clone(made)
     }
@@ -186,7 +220,7 @@ impl<A> FredStorage<A> {
                 return Poll::Ready(Ok(()));
             }
             let jobs = std::mem::take(&mut self.gathered);
-            let queue = self.queue.clone();
+            let queue = self.queue().clone();
             *self.pushing.get_mut() = Some(Box::pin(async move { queue.push_all(jobs).await.map(drop) }));
         }
     }

@@ -12,4 +12,5 @@ mod interop;
 mod layers;
 mod limits;
 mod redis;
+mod weighted;
 mod worker;
