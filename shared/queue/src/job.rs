@@ -19,6 +19,11 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The kind's name in Redis: 1 to 64 of `A-Z a-z 0-9 _ . -`. Never change it once jobs are stored.
     const KIND: &'static str;
 
+    /// The version of the arguments, from 1, stored with each job. Raise it when jobs pushed from now on must not be run by workers
+    /// that know only the versions below; such a worker hands the job back for one that does, and no attempt is spent. Workers
+    /// must still read the versions below their own.
+    const VERSION: u32 = 1;
+
     /// How failed attempts are tried again. Default: 25 attempts, from 1 second doubling up to 1 hour.
     #[must_use]
     fn retry_policy() -> RetryPolicy {
@@ -133,6 +138,7 @@ pub(crate) enum When {
 pub struct NewJob {
     pub(crate) id: JobId,
     pub(crate) kind: String,
+    pub(crate) version: u32,
     pub(crate) payload: Bytes,
     pub(crate) when: When,
     pub(crate) priority: Priority,
@@ -149,13 +155,13 @@ impl NewJob {
     /// # Errors
     /// [`QueueError::Json`] when the arguments cannot be written as JSON; [`QueueError::InvalidName`] for a bad kind.
     pub fn new<J: Job>(args: &J) -> Result<Self, QueueError> {
-        let mut job = Self::raw(J::KIND, serde_json::to_vec(args)?)?;
+        let mut job = Self::raw(J::KIND, serde_json::to_vec(args)?)?.version(J::VERSION);
         job.max_attempts = J::retry_policy().max_attempts.clamp(1, 65_535);
         job.timeout = J::timeout();
         Ok(job)
     }
 
-    /// A job whose payload is made elsewhere; a typed worker reads it as JSON.
+    /// A job of version 1 whose payload is made elsewhere; a typed worker reads it as JSON.
     ///
     /// # Errors
     /// [`QueueError::InvalidName`] when `kind` is not 1 to 64 of `A-Z a-z 0-9 _ . -`.
@@ -167,6 +173,7 @@ impl NewJob {
         Ok(Self {
             id: JobId::generate(),
             kind,
+            version: 1,
             payload: payload.into(),
             when: When::Now,
             priority: Priority::Normal,
@@ -187,6 +194,12 @@ impl NewJob {
     /// Takes a given id instead of a fresh one; a job that is stored under it already is not stored again.
     pub fn with_id(mut self, id: JobId) -> Self {
         self.id = id;
+        self
+    }
+
+    /// The version of its arguments; see [`Job::VERSION`].
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
         self
     }
 
@@ -261,6 +274,7 @@ impl NewJob {
             max_attempts: self.max_attempts,
             timeout: self.timeout,
             kind: self.kind.clone(),
+            version: self.version,
             group: self.group.clone(),
             unique,
             meta,

@@ -7,10 +7,11 @@
 //! | 2..4 | attempts spent, big-endian |
 //! | 4 | deaths of workers that ran it |
 //! | 5..7 | attempts allowed |
-//! | 7, 8, 9 | lengths of kind, group, unique key |
+//! | 7, 8, 9 | lengths of kind (plus 128 where the record has a tail), group, unique key |
 //! | 10..14 | timeout in ms, 0 for none |
 //! | 14..16 | length of the metadata |
 //! | 16.. | kind, group, unique key (only one that ends with the job), metadata (JSON object or nothing), payload |
+//! | the last 4 | the tail, where there is one: version of the arguments, big-endian; 1 where there is none |
 //!
 //! The head is fixed so that scripts read it with one `string.byte`; the id is not repeated, and a waiting job of 100
 //! bytes stays below 250 bytes of Redis in all.
@@ -22,6 +23,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::{Priority, QueueError};
 
 const HEAD: usize = 16;
+/// In the length of the kind, which is at most 64: the record has a tail. Scripts only have to take it off.
+const HAS_TAIL: u8 = 128;
+const TAIL: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -32,6 +36,7 @@ pub(crate) struct Record {
     pub(crate) max_attempts: u32,
     pub(crate) timeout: Option<Duration>,
     pub(crate) kind: String,
+    pub(crate) version: u32,
     pub(crate) group: String,
     pub(crate) unique: String,
     pub(crate) meta: Bytes,
@@ -53,15 +58,16 @@ impl Record {
             max: usize::from(u16::MAX),
         })?;
         let timeout = self.timeout.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX).max(1));
+        let has_tail = self.version != 1;
         let mut out = BytesMut::with_capacity(
-            HEAD + self.kind.len() + self.group.len() + self.unique.len() + self.meta.len() + self.payload.len(),
+            HEAD + TAIL + self.kind.len() + self.group.len() + self.unique.len() + self.meta.len() + self.payload.len(),
         );
         out.put_u8(self.mark);
         out.put_u8(self.priority.letter());
         out.put_u16(u16::try_from(self.attempts).unwrap_or(u16::MAX));
         out.put_u8(u8::try_from(self.kills).unwrap_or(u8::MAX));
         out.put_u16(u16::try_from(self.max_attempts).unwrap_or(u16::MAX));
-        out.put_u8(kind);
+        out.put_u8(if has_tail { kind | HAS_TAIL } else { kind });
         out.put_u8(group);
         out.put_u8(unique);
         out.put_u32(timeout);
@@ -71,6 +77,9 @@ impl Record {
         out.put_slice(self.unique.as_bytes());
         out.put_slice(&self.meta);
         out.put_slice(&self.payload);
+        if has_tail {
+            out.put_u32(self.version);
+        }
         Ok(out.freeze())
     }
 
@@ -86,7 +95,7 @@ impl Record {
             at += len;
             Ok(raw.slice(at - len..at))
         };
-        let kind = part(usize::from(head[7]))?;
+        let kind = part(usize::from(head[7] & !HAS_TAIL))?;
         let group = part(usize::from(head[8]))?;
         let unique = part(usize::from(head[9]))?;
         let meta = part(usize::from(u16::from_be_bytes([head[14], head[15]])))?;
@@ -94,6 +103,9 @@ impl Record {
             String::from_utf8(bytes.into())
                 .map_err(|_| QueueError::Corrupt { what: "a job record with text that is not UTF-8" })
         };
+        let end = raw.len() - if head[7] & HAS_TAIL == 0 { 0 } else { TAIL };
+        let payload = if at <= end { raw.slice(at..end) } else { return Err(SHORT) };
+        let version = raw[end..].try_into().map_or(1, u32::from_be_bytes);
         let timeout = u32::from_be_bytes([head[10], head[11], head[12], head[13]]);
         Ok(Self {
             mark: head[0],
@@ -103,10 +115,11 @@ impl Record {
             max_attempts: number(5),
             timeout: (timeout > 0).then(|| Duration::from_millis(u64::from(timeout))),
             kind: text(kind)?,
+            version,
             group: text(group)?,
             unique: text(unique)?,
             meta,
-            payload: raw.slice(at..),
+            payload,
         })
     }
 
@@ -126,13 +139,13 @@ mod tests {
         #[test]
         fn a_record_reads_back_as_it_was_written(
             attempts in 0u32..65536, kills in 0u32..256, max_attempts in 1u32..65536, timeout in 0u32..1_000_000,
-            kind in "[a-z_]{1,64}", group in ".{0,40}", unique in ".{0,40}", meta in prop::collection::vec(any::<u8>(), 0..300),
+            kind in "[a-z_]{1,64}", version in prop_oneof![Just(1u32), any::<u32>()], group in ".{0,40}", unique in ".{0,40}", meta in prop::collection::vec(any::<u8>(), 0..300),
             payload in prop::collection::vec(any::<u8>(), 0..500),
         ) {
             let record = Record {
                 mark: b'a', priority: Priority::Low, attempts, kills, max_attempts,
                 timeout: (timeout > 0).then(|| Duration::from_millis(u64::from(timeout))),
-                kind, group, unique, meta: meta.into(), payload: payload.into(),
+                kind, version, group, unique, meta: meta.into(), payload: payload.into(),
             };
             prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
         }

@@ -15,7 +15,8 @@ end
 
 local function head(r)
   local _, _, a1, a2, kills, m1, m2, kl, gl, ul = byte(r, 1, 10)
-  local g = 17 + kl
+  -- A kind's length carries 128 more where the record has a tail, which no script reads.
+  local g = 17 + kl % 128
   local u = g + gl
   return {
     state = sub(r, 1, 1), prio = sub(r, 2, 2), attempts = a1 * 256 + a2, kills = kills, max = m1 * 256 + m2,

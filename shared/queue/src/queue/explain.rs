@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use fred::types::Value;
 use serde::Serialize;
 
-use super::{JobRecord, Queue, State};
+use super::{JobRecord, Queue, State, WorkerRecord};
 use crate::{JobId, QueueError};
 
 /// A job and, in sentences, what it waits for.
@@ -40,7 +40,17 @@ impl Queue {
             .as_ref()
             .map_or_else(|| "no error was noted".to_owned(), |e| format!("its last error is: {}", e.message));
         let reasons = match job.state {
-            State::Scheduled => vec![format!("it is scheduled and due in {}", until(job.due_at))],
+            State::Scheduled => {
+                let mut reasons = self.what_workers_lack(&job, &self.workers_of(&job).await?);
+                let is_handed_back = !reasons.is_empty();
+                let due = until(job.due_at);
+                reasons.push(if is_handed_back {
+                    format!("it was handed back and is looked at again in {due}")
+                } else {
+                    format!("it is scheduled and due in {due}")
+                });
+                reasons
+            }
             State::Retryable => vec![format!(
                 "attempt {} of {} failed, the next is due in {}; {said}",
                 job.attempts,
@@ -71,6 +81,20 @@ impl Queue {
         })
     }
 
+    /// The living workers of the job's kind.
+    async fn workers_of(&self, job: &JobRecord) -> Result<Vec<WorkerRecord>, QueueError> {
+        Ok(self.workers().await?.into_iter().filter(|worker| worker.kind == job.kind && !worker.is_late).collect())
+    }
+
+    /// What the job needs and none of these workers has.
+    fn what_workers_lack(&self, job: &JobRecord, workers: &[WorkerRecord]) -> Vec<String> {
+        let mut lacks = Vec::new();
+        if !workers.is_empty() && workers.iter().all(|worker| worker.version < job.version) {
+            lacks.push(format!("it needs a worker that knows version {} of kind {}", job.version, job.kind));
+        }
+        lacks
+    }
+
     async fn why_it_waits(&self, job: &JobRecord) -> Result<Vec<String>, QueueError> {
         let mut reasons = Vec::new();
         let live: Vec<Option<String>> =
@@ -79,7 +103,8 @@ impl Queue {
         if setting(0).is_some() {
             reasons.push("the queue is paused".to_owned());
         }
-        let workers: Vec<_> = self.workers().await?.into_iter().filter(|w| w.kind == job.kind && !w.is_late).collect();
+        let workers = self.workers_of(job).await?;
+        reasons.extend(self.what_workers_lack(job, &workers));
         if workers.is_empty() {
             reasons.push(format!("no living worker serves kind {}", job.kind));
         } else if workers.iter().all(|w| w.is_quiet) {

@@ -46,6 +46,8 @@ pub struct JobRecord {
     pub id: JobId,
     /// Its kind.
     pub kind: String,
+    /// The version of its arguments; see [`Job::VERSION`](crate::Job::VERSION).
+    pub version: u32,
     /// Where it stands.
     pub state: State,
     /// Its arguments: JSON as text where they are JSON, or a lossy reading of other bytes.
@@ -378,6 +380,7 @@ fn job_record(id: JobId, fields: Vec<Value>) -> Result<JobRecord, QueueError> {
         timeout: record.timeout,
         meta: record.metadata()?,
         kind: record.kind,
+        version: record.version,
         group: record.group,
         unique: record.unique,
         created_at: id.created_at(),

@@ -37,6 +37,9 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// The kind of job it runs.
     pub kind: String,
+    /// The newest version of the kind that it can run.
+    #[serde(default = "first")]
+    pub version: u32,
     /// Jobs it may hold at once.
     pub concurrency: usize,
     /// When it started, ms since the epoch.
@@ -56,6 +59,10 @@ pub struct WorkerRecord {
     /// Whether its lease is over: its jobs are about to be recovered.
     #[serde(default)]
     pub is_late: bool,
+}
+
+fn first() -> u32 {
+    1
 }
 
 impl Queue {

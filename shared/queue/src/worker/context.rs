@@ -100,6 +100,12 @@ impl JobContext {
         &self.inner.record.kind
     }
 
+    /// The version of its arguments; see [`Job::VERSION`](crate::Job::VERSION).
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.inner.record.version
+    }
+
     /// The queue it came from; `None` when its worker is gone.
     #[must_use]
     pub fn queue(&self) -> Option<Queue> {

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use apalis_core::task::{Task, builder::TaskBuilder, metadata::MetadataStore, task_id::TaskId};
@@ -315,6 +315,13 @@ impl Fetcher {
     fn task(&mut self, context: JobContext, payload: &[u8]) -> Option<Task<Vec<u8>>> {
         let refuse =
             |end| Finish { id: context.id(), token: context.token(), is_plain: false, attempt: context.attempt(), end };
+        if context.version() > self.shared.version {
+            metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => "version")
+                .increment(1);
+            let delay_ms = crate::options::millis(until_deployed(context.id()));
+            self.unsettled.push(refuse(End::Returned { delay_ms }));
+            return None;
+        }
         if let Some(Err(error)) = self.check.map(|check| check(payload)) {
             let message = format!("failed to read the arguments: {error}");
             let delay_ms = crate::options::millis(crate::RetryPolicy::default().backoff(context.attempt()));
@@ -340,6 +347,13 @@ impl Fetcher {
         }
         Some(builder.data(context).build())
     }
+}
+
+/// How long a job that this worker is too old for waits before it is looked at again: a quarter of its age, so that a deploy under
+/// way hardly delays it and a forgotten one costs little. At least 1 s, at most 30 s, and less by up to half so that a herd spreads.
+fn until_deployed(id: JobId) -> Duration {
+    let age = SystemTime::now().duration_since(id.created_at()).unwrap_or_default();
+    jittered((age / 4).clamp(Duration::from_secs(1), Duration::from_secs(30)))
 }
 
 /// Whether Redis answered: with a token or with nothing after the nap.

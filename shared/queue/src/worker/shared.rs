@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) options: WorkerOptions,
     pub(crate) kind: String,
+    /// The newest version of the kind that it can run.
+    pub(crate) version: u32,
     pub(crate) worker: WorkerContext,
     started_at: SystemTime,
     /// Jobs this worker answers for, by queue and id, from the claim to the end of the handler. Bounded by `WorkerOptions::room`,
@@ -81,7 +83,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(queues: &[(Queue, u32)], options: WorkerOptions, kind: String, worker: WorkerContext) -> Self {
+    pub(crate) fn new(
+        queues: &[(Queue, u32)],
+        options: WorkerOptions,
+        (kind, version): (String, u32),
+        worker: WorkerContext,
+    ) -> Self {
         let source = |queue: &Queue| Source {
             queue: queue.clone(),
             number: AtomicU32::new(0),
@@ -94,6 +101,7 @@ impl Shared {
             budget: Budget::new(options.room(), queues.iter().map(|(_, weight)| *weight)),
             options,
             kind,
+            version,
             worker,
             started_at: SystemTime::now(),
             held: Mutex::default(),
@@ -179,6 +187,7 @@ impl Shared {
             host: self.options.host.clone(),
             pid: std::process::id(),
             kind: self.kind.clone(),
+            version: self.version,
             concurrency: self.options.concurrency,
             started_at_ms: self
                 .started_at

@@ -60,6 +60,7 @@ pub struct FredStorage<A> {
     queues: Vec<(Queue, u32)>,
     options: WorkerOptions,
     kind: String,
+    version: u32,
     policy: RetryPolicy,
     check: Option<Check>,
     codec: JsonCodec<Vec<u8>>,
@@ -82,6 +83,7 @@ impl<A> Clone for FredStorage<A> {
             queues: self.queues.clone(),
             options: self.options.clone(),
             kind: self.kind.clone(),
+            version: self.version,
             policy: self.policy,
             check: self.check,
             codec: JsonCodec::default(),
@@ -107,10 +109,11 @@ fn can_read<A: DeserializeOwned>(payload: &[u8]) -> Result<(), serde_json::Error
 }
 
 impl<J: Job> FredStorage<J> {
-    /// A backend for jobs of kind `J` with its retry policy.
+    /// A backend for jobs of kind `J` up to its version, with its retry policy. Jobs pushed through it get that version.
     #[must_use]
     pub fn new(queue: Queue, options: WorkerOptions) -> Self {
         let mut storage = Self::bare(queue, J::KIND.to_owned(), options);
+        storage.version = J::VERSION;
         storage.policy = J::retry_policy();
         storage.check = Some(can_read::<J>);
         storage
@@ -118,7 +121,7 @@ impl<J: Job> FredStorage<J> {
 }
 
 impl<A> FredStorage<A> {
-    /// A backend for jobs of a kind named at run time, with the default retry policy; for workflows, whose steps carry
+    /// A backend for jobs of a kind named at run time, of version 1 and with the default retry policy; for workflows, whose steps carry
     /// arguments of different types.
     ///
     /// # Errors
@@ -178,6 +181,7 @@ impl<A> FredStorage<A> {
             queues: vec![(queue, 1)],
             options,
             kind,
+            version: 1,
             policy: RetryPolicy::default(),
             check: None,
             codec: JsonCodec::default(),
@@ -191,7 +195,8 @@ impl<A> FredStorage<A> {
 
     fn shared(&mut self, worker: &WorkerContext) -> Arc<Shared> {
         let made = self.shared.get_or_insert_with(|| {
-            Arc::new(Shared::new(&self.queues, self.options.clone(), self.kind.clone(), worker.clone()))
+            let kind = (self.kind.clone(), self.version);
+            Arc::new(Shared::new(&self.queues, self.options.clone(), kind, worker.clone()))
         });
         Arc::clone(made)
     }
@@ -295,7 +300,7 @@ impl<A> Sink<Task<Vec<u8>>> for FredStorage<A> {
 
     fn start_send(self: Pin<&mut Self>, task: Task<Vec<u8>>) -> Result<(), QueueError> {
         let this = self.get_mut();
-        let job = new_job(task, &this.kind, this.policy)?;
+        let job = new_job(task, &this.kind, this.policy)?.version(this.version);
         this.gathered.push(job);
         Ok(())
     }

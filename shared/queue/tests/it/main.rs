@@ -12,5 +12,6 @@ mod interop;
 mod layers;
 mod limits;
 mod redis;
+mod versions;
 mod weighted;
 mod worker;

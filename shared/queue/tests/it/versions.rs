@@ -1,0 +1,143 @@
+//! Jobs that are newer than a worker.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use apalis_core::{
+    backend::TaskSink,
+    error::BoxDynError,
+    task::data::Data,
+    worker::{builder::WorkerBuilder, context::WorkerContext},
+};
+use apalis_fred::{FredStorage, Job, JobContext, NewJob, Queue, State, WorkerOptions};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::redis::{Server, eventually};
+
+/// The program before the deploy.
+#[derive(Serialize, Deserialize)]
+struct Old {
+    width: u32,
+}
+
+impl Job for Old {
+    const KIND: &'static str = "frame";
+}
+
+/// The program after it: its arguments cannot be read by the one before.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum New {
+    Size { size: [u32; 2] },
+    Width { width: u32 },
+}
+
+impl Job for New {
+    const KIND: &'static str = "frame";
+    const VERSION: u32 = 3;
+}
+
+async fn old(_: Old, context: JobContext, ran: Data<Arc<AtomicU32>>) -> Result<(), BoxDynError> {
+    assert_eq!(context.version(), 1);
+    ran.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn new(job: New, context: JobContext) -> Result<u32, BoxDynError> {
+    match job {
+        New::Size { size } => Ok(size[0] + context.version()),
+        New::Width { width } => Ok(width + context.version()),
+    }
+}
+
+struct Worker(WorkerContext, JoinHandle<()>);
+
+impl Worker {
+    async fn stop(self) {
+        self.0.stop().unwrap();
+        self.1.await.unwrap();
+    }
+}
+
+fn start_old(queue: &Queue, ran: &Arc<AtomicU32>) -> Worker {
+    let context = WorkerContext::new("old");
+    let storage = FredStorage::<Old>::new(queue.clone(), WorkerOptions::default());
+    let worker = WorkerBuilder::new(&context).backend(storage).data(Arc::clone(ran)).build(old);
+    Worker(context, tokio::spawn(async move { worker.run().await.unwrap() }))
+}
+
+fn start_new(queue: &Queue) -> Worker {
+    let context = WorkerContext::new("new");
+    let storage = FredStorage::<New>::new(queue.clone(), WorkerOptions::default());
+    let worker = WorkerBuilder::new(&context).backend(storage).build(new);
+    Worker(context, tokio::spawn(async move { worker.run().await.unwrap() }))
+}
+
+#[tokio::test]
+async fn a_job_newer_than_its_worker_is_handed_back_unspent_until_one_comes_that_knows_it() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let ran = Arc::new(AtomicU32::new(0));
+    let before = start_old(&queue, &ran);
+    let id = queue.push(NewJob::new(&New::Size { size: [40, 30] }).unwrap().max_attempts(1)).await.unwrap().id;
+    eventually("handed back", || async { queue.job(&id).await.unwrap().unwrap().state == State::Scheduled }).await;
+    eventually("explained", || async {
+        let why = queue.explain(&id).await.unwrap().unwrap().reasons.join("; ");
+        why.contains("it needs a worker that knows version 3 of kind frame") && why.contains("looked at again in")
+    })
+    .await;
+    // It stands in nobody's way.
+    let usual = queue.push(NewJob::new(&Old { width: 1 }).unwrap()).await.unwrap().id;
+    assert_eq!(queue.wait(usual).await.unwrap().state, Some(State::Completed));
+    let job = queue.job(&id).await.unwrap().unwrap();
+    assert_eq!((job.attempts, job.kills, job.version, job.error), (0, 0, 3, None));
+    let after = start_new(&queue);
+    let outcome = queue.wait(id).await.unwrap();
+    assert_eq!((outcome.state, outcome.result.as_deref()), (Some(State::Completed), Some("43")));
+    assert_eq!(ran.load(Ordering::Relaxed), 1);
+    before.stop().await;
+    after.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_is_not_kept_busy_by_jobs_it_cannot_run() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let ran = Arc::new(AtomicU32::new(0));
+    let worker = start_old(&queue, &ran);
+    queue.push_all((0..300).map(|_| NewJob::new(&New::Size { size: [1, 1] }).unwrap()).collect()).await.unwrap();
+    eventually("all handed back", || async { queue.stats().await.unwrap().scheduled == 300 }).await;
+    let steps = || async {
+        let info: String = server.command(&["INFO", "commandstats"]).await;
+        let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap().to_owned();
+        line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let begun = (std::time::Instant::now(), steps().await);
+    queue.push(NewJob::new(&Old { width: 1 }).unwrap()).await.unwrap();
+    eventually("the usual one ran", || async { ran.load(Ordering::Relaxed) == 1 }).await;
+    eventually("a second passed", || async { begun.0.elapsed().as_millis() > 1_000 }).await;
+    let (seconds, calls) = (begun.0.elapsed().as_secs_f64(), (steps().await - begun.1) as f64);
+    // Each of the 300 comes back once in half a second at the soonest, and they share calls.
+    assert!(calls / seconds < 700.0, "{calls} calls in {seconds} s");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_new_worker_runs_old_jobs_and_what_apalis_pushes_has_the_version_of_its_type() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let old = queue.push(NewJob::new(&Old { width: 7 }).unwrap()).await.unwrap().id;
+    let raw = queue.push(NewJob::raw("frame", b"{\"width\":1}".to_vec()).unwrap()).await.unwrap().id;
+    assert_eq!(queue.job(&raw).await.unwrap().unwrap().version, 1);
+    FredStorage::<New>::new(queue.clone(), WorkerOptions::default()).push(New::Width { width: 9 }).await.unwrap();
+    let versions: Vec<u32> =
+        queue.jobs(&apalis_fred::JobFilter::default()).await.unwrap().jobs.iter().map(|job| job.version).collect();
+    assert_eq!(versions, [1, 1, 3]);
+    let worker = start_new(&queue);
+    assert_eq!(queue.wait(old).await.unwrap().result.as_deref(), Some("8"));
+    eventually("all ran", || async { queue.stats().await.unwrap().completed == 3 }).await;
+    worker.stop().await;
+}
