@@ -1,47 +1,122 @@
-//! From the connection to the listeners.
+//! From the connection to the listeners, in two tasks: `collect` takes messages from the client library as soon as they are there, which costs
+//! next to nothing, and `run` tells the listeners, which takes as long as it takes. In between stands a queue bounded by bytes.
 
 use super::{Audit, Shared, entry::Verdict};
 use crate::{Publication, broker::into_bytes, channel::split_header};
 use fred::{interfaces::EventInterface, types::Message};
-use std::sync::Arc;
-use tokio::sync::broadcast::error::RecvError;
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc};
+use tokio::sync::{
+    Notify,
+    broadcast::error::{RecvError, TryRecvError},
+};
 
 /// Messages handled before other tasks get their turn: long enough to share one write per connection, short enough to keep latency.
 const BATCH: usize = 256;
+/// What a message weighs besides its payload: its names, its place in the queue.
+const OVERHEAD: usize = 256;
+/// A queue that a burst has blown up is not kept beyond this when it is empty again.
+const KEPT_CAPACITY: usize = 4_096;
 
-pub(super) async fn run(shared: Arc<Shared>) {
+/// What came from Redis and was not told yet.
+pub(super) struct Backlog {
+    state: Mutex<State>,
+    filled: Notify,
+    max_bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+impl Backlog {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { state: Mutex::default(), filled: Notify::new(), max_bytes }
+    }
+
+    /// Whether there was room.
+    fn push(&self, message: Message) -> bool {
+        let mut state = self.state.lock();
+        let weight = weight(&message);
+        if state.bytes + weight > self.max_bytes && !state.messages.is_empty() {
+            return false;
+        }
+        state.bytes += weight;
+        state.messages.push_back(message);
+        true
+    }
+
+    fn take(&self, batch: &mut Vec<Message>) {
+        let mut state = self.state.lock();
+        let count = state.messages.len().min(BATCH);
+        batch.extend(state.messages.drain(..count));
+        state.bytes -= batch.iter().map(weight).sum::<usize>();
+        if state.messages.is_empty() && state.messages.capacity() > KEPT_CAPACITY {
+            state.messages = VecDeque::new();
+        }
+        metrics::gauge!("oneiro_events_backlog").set(state.messages.len() as f64);
+    }
+}
+
+fn weight(message: &Message) -> usize {
+    OVERHEAD + message.value.as_bytes().map_or(0, <[u8]>::len)
+}
+
+/// Moves messages into the backlog. The client library keeps the last `broadcast_channel_capacity` of them for us and no more, so this must not
+/// wait for anything else.
+pub(super) async fn collect(shared: Arc<Shared>) {
     let mut messages = shared.client.message_rx();
-    let mut batch = Vec::with_capacity(BATCH);
+    // Drops are told once for each spell of them.
+    let mut is_dropping = false;
     loop {
+        let mut dropped = 0;
         match messages.recv().await {
-            Ok(message) => batch.push(message),
-            Err(RecvError::Lagged(dropped)) => {
-                note_drop(&shared, dropped);
-                continue;
-            }
+            Ok(message) => dropped += u64::from(!shared.backlog.push(message)),
+            Err(RecvError::Lagged(missed)) => dropped += missed,
             Err(RecvError::Closed) => return,
         }
-        while batch.len() < BATCH {
+        // Not by `recv`, which lets other tasks go first every 128 messages.
+        loop {
             match messages.try_recv() {
-                Ok(message) => batch.push(message),
-                Err(tokio::sync::broadcast::error::TryRecvError::Lagged(dropped)) => {
-                    note_drop(&shared, dropped);
-                }
-                Err(_) => break,
+                Ok(message) => dropped += u64::from(!shared.backlog.push(message)),
+                Err(TryRecvError::Lagged(missed)) => dropped += missed,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
+        }
+        shared.backlog.filled.notify_one();
+        if dropped > 0 {
+            metrics::counter!("oneiro_events_dropped_total").increment(dropped);
+            if !is_dropping {
+                tracing::warn!(
+                    dropped,
+                    "events come faster than they are dispatched; reading the stored ones from their streams"
+                );
+            }
+            shared.ask_audit(Audit::Compare);
+        }
+        is_dropping = dropped > 0;
+    }
+}
+
+/// Tells the listeners.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let received = metrics::counter!("oneiro_events_received_total");
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        shared.backlog.take(&mut batch);
+        if batch.is_empty() {
+            shared.backlog.filled.notified().await;
+            continue;
         }
         for run in batch.chunk_by(|a, b| a.channel == b.channel) {
             deliver(&shared, run);
         }
+        received.increment(batch.len() as u64);
         batch.clear();
         tokio::task::yield_now().await;
     }
-}
-
-fn note_drop(shared: &Shared, dropped: u64) {
-    metrics::counter!("oneiro_events_dropped_total").increment(dropped);
-    tracing::warn!(dropped, "events came faster than they were dispatched; reading them from the streams");
-    shared.ask_audit(Audit::Compare);
 }
 
 fn deliver(shared: &Shared, run: &[Message]) {
@@ -53,7 +128,6 @@ fn deliver(shared: &Shared, run: &[Message]) {
         Some(Publication { channel: entry.channel().clone(), position, payload })
     });
     let verdict = entry.receive(publications);
-    metrics::counter!("oneiro_events_received_total").increment(run.len() as u64);
     if verdict == Verdict::Heal {
         shared.ask(|todo| todo.heal.push(entry));
     }

@@ -1,7 +1,7 @@
 //! One subscriber connection per process, its channels counted by reference, its losses made good from the streams.
 //!
 //! Three parts share the state in [`Shared`]:
-//! - `dispatch` reads messages from the connection and hands them to listeners, in order, at most once;
+//! - `dispatch` takes messages from the connection and hands them to listeners, in order, at most once;
 //! - `control` subscribes, unsubscribes, and after a reconnect compares every channel with its stream;
 //! - `heal` reads what one channel missed.
 
@@ -61,6 +61,10 @@ pub struct SubscriptionsOptions {
     pub probe_interval: Duration,
     /// Most events that a [`Subscription`] holds for a reader that lags behind; more become a gap. Default 1,024.
     pub receiver_capacity: usize,
+    /// Most bytes of events that came from Redis and were not told to the listeners yet. Beyond, events are dropped: stored ones are read from
+    /// their streams, those of a plain `PUBLISH` are lost, and `oneiro_events_dropped_total` counts both. Default 64 MiB, a burst of some
+    /// 100,000 events.
+    pub backlog_bytes: usize,
 }
 
 impl Default for SubscriptionsOptions {
@@ -69,6 +73,7 @@ impl Default for SubscriptionsOptions {
             attach_timeout: Duration::from_secs(10),
             probe_interval: Duration::from_secs(5),
             receiver_capacity: 1_024,
+            backlog_bytes: 64 << 20,
         }
     }
 }
@@ -77,6 +82,7 @@ pub(crate) struct Shared {
     client: SubscriberClient,
     broker: Broker,
     options: SubscriptionsOptions,
+    backlog: dispatch::Backlog,
     channels: Mutex<HashMap<ChannelName, Arc<Entry>>>,
     todo: Mutex<Todo>,
     wake: Notify,
@@ -141,6 +147,7 @@ impl Subscriptions {
         let shared = Arc::new(Shared {
             client,
             broker,
+            backlog: dispatch::Backlog::new(options.backlog_bytes),
             options,
             channels: Mutex::default(),
             todo: Mutex::default(),
@@ -149,6 +156,7 @@ impl Subscriptions {
             next_listener: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
+        tasks.spawn(dispatch::collect(shared.clone()));
         tasks.spawn(dispatch::run(shared.clone()));
         tasks.spawn(control::run(shared.clone()));
         Self { shared, _tasks: Arc::new(tasks) }

@@ -58,6 +58,44 @@ async fn stored_and_plain_publications_are_delivered_in_order() {
 }
 
 #[tokio::test]
+async fn a_burst_of_plain_publishes_is_delivered_whole() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    // More than the client library holds, and delivered while others are busy.
+    let burst = 40_000;
+    let options =
+        SubscriptionsOptions { attach_timeout: PATIENCE, receiver_capacity: burst, ..SubscriptionsOptions::default() };
+    let subscriptions = Subscriptions::start(redis.subscriber().await, broker, options);
+    let name = channel("user_1");
+    let mut subscription = subscriptions.subscribe(&name).await.unwrap();
+    let client = redis.client().await.pipeline();
+    for n in 0..burst {
+        client.publish::<(), _, _>(name.as_str(), n.to_string()).await.unwrap();
+    }
+    client.last::<()>().await.unwrap();
+    for n in 0..burst as u64 {
+        assert_eq!(number(&next_publication(&mut subscription).await), n);
+    }
+}
+
+#[tokio::test]
+async fn stored_events_that_find_no_room_are_read_from_the_stream() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    let options =
+        SubscriptionsOptions { attach_timeout: PATIENCE, backlog_bytes: 2_000, ..SubscriptionsOptions::default() };
+    let subscriptions = Subscriptions::start(redis.subscriber().await, broker.clone(), options);
+    let name = channel("user_1");
+    let mut subscription = subscriptions.subscribe(&name).await.unwrap();
+    let payloads: Vec<String> = (0..900).map(|n| n.to_string()).collect();
+    futures::future::join_all(payloads.iter().map(|payload| broker.publish(&name, payload.as_bytes()))).await;
+    for offset in 1..=payloads.len() as u64 {
+        let publication = next_publication(&mut subscription).await;
+        assert_eq!(publication.position.map(|position| position.offset), Some(offset));
+    }
+}
+
+#[tokio::test]
 async fn every_listener_of_a_channel_is_told_and_the_last_one_unsubscribes() {
     let redis = Redis::start().await;
     let broker = broker(&redis).await;

@@ -1,0 +1,186 @@
+//! Measures a running socket process and prints a table. Started by `scripts/bench-realtime`, which says what runs where.
+//!
+//! `realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL`. Dialect N: every connection is in five channels, four of them shared, and has a token
+//! of its own. Connections count what they read event by event (`crowd`); a delivery counts when a client has the whole frame, and an event that
+//! comes twice or out of order is told. Publishing costs next to nothing here (`publisher`), so that the server is what is measured.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement prints, and ends where something is wrong"
+)]
+
+mod crowd;
+mod publisher;
+
+use crowd::Crowd;
+use oneiro_core::{
+    auth::{UserId, mint},
+    config::{Config, Role, Secret},
+    redis,
+};
+use oneiro_events::{Broker, BrokerOptions};
+use publisher::Publisher;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
+
+/// What `scripts/bench-realtime` starts the server with.
+const SECRET: &str = "a secret that is long enough for a bench";
+/// Events under way at most when the rate of unicasts is measured: enough to keep the server busy, few enough to lose none.
+const UNICAST_WINDOW: u64 = 2_000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let [port, pid, connections, redis] = args.as_slice() else {
+        println!("usage: realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL");
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, measure(port, &Server(pid), connections.parse().unwrap(), redis));
+}
+
+async fn measure(port: &str, server: &Server<'_>, connections: u64, redis: &str) {
+    let addr = format!("127.0.0.1:{port}");
+    let token = |n| mint(&Secret::new(SECRET), &UserId::from(n), None, "", Duration::from_secs(3_600)).unwrap();
+    let tokens: Vec<String> = (0..connections).map(token).collect();
+    let mut publisher = Publisher::connect(redis.trim_start_matches("redis://")).await;
+    let crowd = Crowd::default();
+
+    let (before, cpu, begun) = (server.memory_kib(), server.cpu_us(), Instant::now());
+    crowd.connect(&addr, tokens).await;
+    let took = begun.elapsed().as_secs_f64();
+    row("connects/s, a JWT each", format!("{:.0}", connections as f64 / took));
+    row("CPU us per connect", format!("{:.0}", (server.cpu_us() - cpu) / connections as f64));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    row("KiB per idle connection", format!("{:.2}", (server.memory_kib() - before) / connections as f64));
+
+    // One at a time: from publishing until the last connection has it.
+    let begun = Instant::now();
+    let mut sent = 0;
+    while sent < 20 {
+        sent += broadcast(&mut publisher, &crowd, 1, 1, connections).await;
+    }
+    let rate = (sent * connections) as f64 / begun.elapsed().as_secs_f64();
+    row("broadcast to all, one at a time: p50 / p99 ms", crowd.latencies(1_000.0, 1));
+    row("broadcast to all, one at a time: deliveries/s", format!("{rate:.0}"));
+
+    let events = (2_000_000 / connections).clamp(20, 800);
+    for window in [10, events] {
+        crowd.forget();
+        let what = if window == events { "all at once" } else { "ten under way" };
+        let measured = server.rate(&crowd, broadcast(&mut publisher, &crowd, events, window, connections)).await;
+        row(&format!("{events} broadcasts, {what}: deliveries/s"), format!("{:.0}", measured.per_second));
+        row(&format!("{events} broadcasts, {what}: CPU us per delivery"), format!("{:.2}", measured.cpu_us));
+        row(&format!("{events} broadcasts, {what}: lost / out of order"), crowd.faults(events * connections));
+    }
+
+    crowd.forget();
+    for n in 0..2_000 {
+        publisher.queue(&user(n, connections), &crowd.stamp());
+        if n % 10 == 9 {
+            publisher.flush().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    crowd.wait_for(2_000).await;
+    row("unicast, 10 in a millisecond: p50 / p99 ms", crowd.latencies(1_000.0, 2));
+
+    crowd.forget();
+    let unicasts = 200_000;
+    let measured = server.rate(&crowd, unicast(&mut publisher, &crowd, unicasts, UNICAST_WINDOW, connections)).await;
+    row(&format!("unicast, {UNICAST_WINDOW} under way: events/s"), format!("{:.0}", measured.per_second));
+    row(&format!("unicast, {UNICAST_WINDOW} under way: CPU us per event"), format!("{:.2}", measured.cpu_us));
+    row(&format!("unicast, {UNICAST_WINDOW} under way: lost / out of order"), crowd.faults(unicasts));
+
+    // Faster than they can be read; plain PUBLISH has no history to read from again.
+    for (events, users) in [(2_000, 1), (50_000, 1), (50_000, connections), (200_000, connections)] {
+        crowd.forget();
+        unicast(&mut publisher, &crowd, events, u64::MAX, users).await;
+        crowd.settle().await;
+        let whom = if users == 1 { "one user" } else { "all users in turn" };
+        row(&format!("plain PUBLISH, a burst of {events} to {whom}: lost / out of order"), crowd.faults(events));
+    }
+    let env = [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///"), ("REDIS_URL", redis)];
+    let env: BTreeMap<String, String> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let config = Config::from_layers(Role::Ws, None, &env).unwrap();
+    let broker = Broker::new(redis::connect(&config.redis).await.unwrap(), BrokerOptions::default());
+    for burst in [2_000, 50_000] {
+        crowd.forget();
+        let channel = "user_0".parse().unwrap();
+        let all = (0..burst).map(|_| {
+            let (broker, channel, event) = (broker.clone(), &channel, crowd.stamp());
+            async move { broker.publish(channel, event.as_bytes()).await.map(|_| ()).unwrap() }
+        });
+        let all = futures::StreamExt::buffered(futures::stream::iter(all), 512);
+        futures::StreamExt::for_each(all, async |()| {}).await;
+        crowd.settle().await;
+        row(&format!("stored, a burst of {burst} to one user: lost / out of order"), crowd.faults(burst));
+    }
+}
+
+/// Publishes to everybody, at most `window` events ahead of the slowest connections on average. How many.
+async fn broadcast(publisher: &mut Publisher, crowd: &Crowd, events: u64, window: u64, connections: u64) -> u64 {
+    let before = crowd.events();
+    for n in 0..events {
+        crowd.wait_for(before + (n + 1).saturating_sub(window) * connections).await;
+        publisher.queue("alerts", &crowd.stamp());
+        publisher.flush().await;
+    }
+    crowd.wait_for(before + events * connections).await;
+    events
+}
+
+/// Publishes to one user after the other, at most `window` events ahead of what was read.
+async fn unicast(publisher: &mut Publisher, crowd: &Crowd, events: u64, window: u64, users: u64) -> u64 {
+    for n in 0..events {
+        publisher.queue(&user(n, users), &crowd.stamp());
+        if n % 64 == 63 || n + 1 == events {
+            publisher.flush().await;
+            crowd.wait_for((n + 1).saturating_sub(window)).await;
+        }
+    }
+    events
+}
+
+fn user(n: u64, users: u64) -> String {
+    format!("user_{}", n % users)
+}
+
+fn row(what: &str, value: impl std::fmt::Display) {
+    println!("| {what} | {value} |");
+}
+
+/// The process that is measured.
+struct Server<'a>(&'a str);
+
+struct Measured {
+    per_second: f64,
+    cpu_us: f64,
+}
+
+impl Server<'_> {
+    /// Deliveries a second and the server's CPU time for each, from the first publish to the last delivery.
+    async fn rate(&self, crowd: &Crowd, publishing: impl Future<Output = u64>) -> Measured {
+        let (begun, cpu) = (Instant::now(), self.cpu_us());
+        publishing.await;
+        crowd.settle().await;
+        let took = crowd.last().map_or(1.0, |last| (last - begun).as_secs_f64());
+        let events = crowd.events().max(1) as f64;
+        Measured { per_second: events / took, cpu_us: (self.cpu_us() - cpu) / events }
+    }
+
+    fn memory_kib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn cpu_us(&self) -> f64 {
+        /// Linux counts in hundredths of a second (`getconf CLK_TCK`).
+        const TICK_US: f64 = 10_000.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * TICK_US
+    }
+}
