@@ -88,6 +88,8 @@ impl Queues {
     pub fn options(config: &QueuesConfig) -> QueueOptions {
         QueueOptions {
             max_depth: Some(config.max_depth),
+            max_bytes: (config.max_waiting_mb > 0).then(|| config.max_waiting_mb.saturating_mul(1_000_000)),
+            max_latency: (config.max_wait_seconds > 0).then(|| config.max_wait()),
             retention_completed: Retention::new(config.completed_retention(), config.completed_retention_count),
             retention_dead: Retention::new(config.dead_retention(), config.dead_retention_count),
             ..QueueOptions::default()

@@ -6,12 +6,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// The queue holds as many waiting jobs as it may; nothing was stored.
-    #[error("queue is full with {depth} waiting jobs, try again in {retry_after:?}")]
+    /// The queue is at one of its bounds; nothing was stored (of more than 1,000 jobs: nothing of the part that met the bound).
+    #[error("queue is full, {reason}; try again in {retry_after:?}")]
     Full {
-        /// How many jobs wait.
-        depth: u64,
-        /// A time after which a try makes sense.
+        /// Which bound.
+        reason: FullReason,
+        /// When the excess will have drained at the measured rate: 1 second to 5 minutes; 10 seconds while no rate is known.
         retry_after: Duration,
     },
     /// Redis could not be reached, is starting, read-only or out of memory, or did not answer in time. A push may or may
@@ -49,6 +49,36 @@ pub enum QueueError {
     /// The worker's side of the store is closed; nothing more can be sent through it.
     #[error("the worker is closed")]
     Closed,
+}
+
+/// Which bound of [`QueueOptions`](crate::QueueOptions) a push would go beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FullReason {
+    /// `max_depth`.
+    #[error("{waiting} jobs wait and {most} may")]
+    Depth {
+        /// Jobs that wait.
+        waiting: u64,
+        /// Jobs that may.
+        most: u64,
+    },
+    /// `max_bytes`.
+    #[error("{waiting} bytes of jobs wait and {most} may")]
+    Bytes {
+        /// Bytes that wait.
+        waiting: u64,
+        /// Bytes that may.
+        most: u64,
+    },
+    /// `max_latency`.
+    #[error("a job would wait {expected:?} and may {most:?}")]
+    Latency {
+        /// How long a job pushed now would wait.
+        expected: Duration,
+        /// How long it may.
+        most: Duration,
+    },
 }
 
 impl QueueError {

@@ -40,14 +40,14 @@ mod record;
 mod scripts;
 mod worker;
 
-pub use error::QueueError;
+pub use error::{FullReason, QueueError};
 pub use id::JobId;
 pub use job::{Job, NewJob, Priority, Pushed, RetryPolicy, Unique};
 pub use name::QueueName;
 pub use options::{QueueOptions, Retention};
 pub use queue::{
-    CancelOutcome, Explanation, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue, QueueStats,
-    RunningJob, State, WorkerRecord, list_queues,
+    CancelOutcome, Explanation, Forecast, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue,
+    QueueStats, RunningJob, State, WorkerRecord, list_queues,
 };
 pub use worker::{FredStorage, JobContext, Settle, SettleLayer, WorkerOptions};
 

@@ -41,8 +41,16 @@ pub struct QueueOptions {
     pub lease: Duration,
     /// A job during which its worker died this often is dead instead of run again. Default 3, at least 1.
     pub poison_after: u32,
-    /// Most jobs that may wait; a push beyond it fails with [`QueueError::Full`](crate::QueueError::Full). Default: no bound.
+    /// Most jobs that may wait (available, scheduled, retryable); a push beyond it fails with
+    /// [`QueueError::Full`](crate::QueueError::Full). This and the two bounds below are looked at in the step that stores: a push of up
+    /// to 1,000 jobs is stored as a whole or not at all. A queue in which nothing waits takes any push. Default: no bound.
     pub max_depth: Option<u64>,
+    /// Most bytes of jobs that may wait, payload, metadata and names counted. Default: no bound.
+    pub max_bytes: Option<u64>,
+    /// Longest time that a job pushed now may be expected to wait: what is due divided by the rate at which jobs ended over the last
+    /// minute while others waited, or how long nothing of its kind was started although something is due, whichever is longer.
+    /// It says nothing before a worker has measured for 5 seconds. Default: no bound.
+    pub max_latency: Option<Duration>,
     /// Longest time one call may take, after which it fails with [`QueueError::Unavailable`](crate::QueueError::Unavailable).
     /// Default 5 seconds.
     pub command_timeout: Duration,
@@ -58,6 +66,8 @@ impl Default for QueueOptions {
             lease: Duration::from_secs(5),
             poison_after: 3,
             max_depth: None,
+            max_bytes: None,
+            max_latency: None,
             command_timeout: Duration::from_secs(5),
         }
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod adopt;
 mod explain;
+mod forecast;
 mod inspect;
 mod outcome;
 mod push;
@@ -22,6 +23,7 @@ use fred::{
 
 pub use admin::CancelOutcome;
 pub use explain::Explanation;
+pub use forecast::Forecast;
 pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats};
 pub use outcome::Outcome;
 pub(crate) use outcome::Waiting;

@@ -19,7 +19,7 @@ macro_rules! script {
 
 script!(PUSH, "push.lua");
 script!(STEP, "common.lua", "step.lua");
-script!(BEAT, "common.lua", "beat.lua");
+script!(BEAT, "common.lua", "measure.lua", "beat.lua");
 script!(REGISTER, "register.lua");
 script!(RECONCILE, "reconcile.lua");
 script!(LEAVE, "common.lua", "leave.lua");
@@ -28,6 +28,8 @@ script!(CHANGE, "common.lua", "change.lua");
 script!(PROGRESS, "progress.lua");
 script!(MARK, "mark.lua");
 script!(STATS, "stats.lua");
+script!(FORECAST, "measure.lua", "forecast.lua");
+script!(WORKERS, "workers.lua");
 script!(CONFIGURE, "configure.lua");
 script!(VACUUM, "common.lua", "vacuum.lua");
 script!(OUTCOME, "outcome.lua");

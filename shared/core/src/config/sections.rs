@@ -168,6 +168,8 @@ pub struct QueuesConfig {
     pub max_attempts: u32,
     pub job_timeout_seconds: u64,
     pub max_depth: u64,
+    pub max_waiting_mb: u64,
+    pub max_wait_seconds: u64,
     pub completed_retention_seconds: u64,
     pub completed_retention_count: u64,
     pub dead_retention_seconds: u64,
@@ -178,6 +180,8 @@ impl QueuesConfig {
     seconds! {
         /// Limit of one run.
         job_timeout = job_timeout_seconds;
+        /// Longest time a new job may be expected to wait.
+        max_wait = max_wait_seconds;
         /// How long finished jobs can be listed.
         completed_retention = completed_retention_seconds;
         /// How long dead jobs are kept.

@@ -54,6 +54,8 @@ local function adopt(text, at)
   local json = has_meta and cjson.encode(meta) or ''
   local rec = 'an' .. struct.pack('>HBHBBBI4H', attempts, 0, max, #kind, 0, #unique, 0, #json) .. kind .. unique .. json .. data
   if call('HSETNX', JOBS, id, rec) == 1 then
+    weigh(#rec)
+    call('HINCRBY', P .. 'stat', 'pushed', 1)
     if unique ~= '' then call('SET', P .. 'u:' .. unique, id) end
     if at > now then call('ZADD', SCHED, at, id) else ready({ id }, 'n', kind, '', false) end
   end

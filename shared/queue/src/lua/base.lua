@@ -24,6 +24,16 @@ local function head(r)
   }
 end
 
+-- Jobs that wait: all that are stored, but for those that run or are over.
+local function depth()
+  return call('HLEN', JOBS) - call('ZCARD', LEASE) - call('ZCARD', DONE) - call('ZCARD', DEAD) - call('ZCARD', CANCELLED)
+end
+
+-- Keeps count of the bytes of the records that wait: more when jobs come or come back, less when they are claimed or taken away.
+local function weigh(bytes)
+  if bytes ~= 0 then call('HINCRBY', P .. 'stat', 'bytes', bytes) end
+end
+
 -- One token is enough: the worker that takes it passes it on while work remains.
 local awake, known = {}, {}
 local function wake(kind)

@@ -36,6 +36,7 @@ local function recover(wid)
   call('ZREM', LEASE, unpack(ids))
   uncount(ids)
   call('HDEL', P .. 'started', unpack(ids))
+  local back = 0
   for k, id in ipairs(ids) do
     local rec = recs[k]
     if rec then
@@ -58,10 +59,12 @@ local function recover(wid)
         bury(id, rec, h, attempts, kills, now, ARGV[10])
       else
         call('HSET', JOBS, id, stamped(rec, 'a', attempts, kills))
+        back = back + #rec
         ready({ id }, h.prio, h.kind, h.group, true)
       end
     end
   end
+  weigh(back)
   count('rescued', #ids)
 end
 for _, wid in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT', 0, 10)) do
@@ -76,6 +79,7 @@ for _, wid in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT',
     recover(wid)
   end
 end
+sample(now)
 trim(DONE, now, tonumber(ARGV[6]), tonumber(ARGV[7]), 200)
 trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)

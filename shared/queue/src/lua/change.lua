@@ -9,18 +9,13 @@ if not rec then return -1 end
 local h = head(rec)
 local lease = call('ZSCORE', LEASE, id)
 local now = clock()
-local is_waiting = false
+local is_available, is_over = false, false
 
 -- Takes the job out of the place where it stands; an available job leaves a ghost in its list, since a list cannot be
 -- searched in bounded time.
 local function lift()
-  if h.state == 'd' then
-    call('ZREM', DEAD, id)
-  elseif h.state == 'x' then
-    call('ZREM', CANCELLED, id)
-  elseif call('ZREM', SCHED, id) + call('ZREM', RETRY, id) + call('ZREM', DONE, id) == 0 then
-    is_waiting = true
-  end
+  is_over = call('ZREM', h.state == 'd' and DEAD or h.state == 'x' and CANCELLED or DONE, id) == 1 or h.state ~= 'a'
+  is_available = not is_over and call('ZREM', SCHED, id) + call('ZREM', RETRY, id) == 0
 end
 -- Available again: a ghost of it that still stands in a list comes back to life instead of a second entry.
 local function make_ready()
@@ -37,14 +32,16 @@ if what == 'cancel' then
   end
   if h.state ~= 'a' or call('ZSCORE', DONE, id) then return 0 end
   lift()
-  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  if is_available then call('SADD', P .. 'ghosts', id) end
+  weigh(-#rec)
   cancelled(id, rec, h, now)
   return 1
 end
 if lease then return 0 end
 if what == 'delete' then
   lift()
-  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  if is_available then call('SADD', P .. 'ghosts', id) end
+  if not is_over then weigh(-#rec) end
   release_unique(h, id)
   forget({ id })
   call('DEL', P .. 'res:' .. id)
@@ -52,7 +49,8 @@ if what == 'delete' then
 end
 if what == 'retry' then
   lift()
-  if is_waiting then return 0 end
+  if is_available then return 0 end
+  if is_over then weigh(#rec) end
   call('HSET', JOBS, id, stamped(rec, 'a', 0, 0))
   make_ready()
   return 1
@@ -60,11 +58,13 @@ end
 if what == 'update' then
   -- The head stays as Redis has it; the caller's record only brings a new payload and metadata.
   call('HSET', JOBS, id, sub(rec, 1, 5) .. sub(ARGV[3], 6))
+  if h.state == 'a' and not call('ZSCORE', DONE, id) then weigh(#ARGV[3] - #rec) end
   return 1
 end
 if what == 'reschedule' then
   lift()
-  if is_waiting then call('SADD', P .. 'ghosts', id) end
+  if is_available then call('SADD', P .. 'ghosts', id) end
+  if is_over then weigh(#rec) end
   call('HSET', JOBS, id, stamped(rec, 'a', h.attempts, h.kills))
   call('ZADD', SCHED, now + tonumber(ARGV[3]), id)
   if call('ZRANGE', SCHED, 0, 0)[1] == id then wake(h.kind) end

@@ -13,15 +13,17 @@ end
 local recs = call('HMGET', JOBS, unpack(ids))
 call('ZREM', LEASE, unpack(ids))
 uncount(ids)
-local now = clock()
+local now, back = clock(), 0
 for k, id in ipairs(ids) do
   if recs[k] then
     local h = head(recs[k])
     if call('SISMEMBER', P .. 'cancels', id) == 1 then
       cancelled(id, recs[k], h, now)
     else
+      back = back + #recs[k]
       ready({ id }, h.prio, h.kind, h.group, true)
     end
   end
 end
+weigh(back)
 return #ids

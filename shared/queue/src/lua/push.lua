@@ -1,21 +1,95 @@
--- Stores jobs and makes them available, or schedules them, in one step.
+-- Stores jobs and makes them available, or schedules them, in one step; or stores none where the queue is full.
 -- KEYS[1]  prefix
--- ARGV[1]  most jobs that may wait (available, scheduled, retryable), 0 for no bound
--- ARGV[2]  number of buckets; each: prio, kind, group, n, then n times (id, record): plain jobs that run now
+-- ARGV[1]  most jobs that may wait (available, scheduled, retryable)   [2] most bytes of their records
+-- ARGV[3]  longest time in ms that a job may be expected to wait; 0 for no bound in each of the three
+-- ARGV[4]  number of jobs   [5] bytes of their records   [6] kind of the first
+-- ARGV[7]  number of buckets; each: prio, kind, group, n, then n times (id, record): plain jobs that run now
 -- then     any number of (id, record, due, unique mode, unique key, unique ttl ms): jobs that need looking at.
 --          due: '' now, '+ms' from now, 'ms' since the epoch; mode: '' none, 'd' until done, 'w' for a window
--- returns  {} or flat (index of the single job from 0, id of the job that is there already); {'full', depth} when full
-local limit = tonumber(ARGV[1])
-local i = 3
-if limit > 0 then
-  local depth = call('HLEN', JOBS) - call('ZCARD', LEASE) - call('ZCARD', DONE) - call('ZCARD', DEAD) - call('ZCARD', CANCELLED)
-  if depth >= limit then return { 'full', depth } end
+-- returns  {} or flat (index of the single job from 0, id of the job that is there already);
+--          {'full', 'depth' | 'bytes' | 'latency', what is, what may be, ms until a try makes sense} when full
+local first = 8
+local function held_by(mode, key)
+  if mode == '' then return false end
+  local twin = call('GET', P .. 'u:' .. key)
+  -- The holder may have been deleted by hand; its key must not block the name for ever.
+  if twin and mode == 'd' and call('HEXISTS', JOBS, twin) == 0 then return false end
+  return twin
 end
-for _ = 1, tonumber(ARGV[2]) do
+
+-- What is over which bound if n more jobs of so many bytes come: name, what is, what may be, jobs too many.
+local function over(n, bytes)
+  local waiting = depth()
+  -- An empty queue takes any push, or one larger than the bound could never be stored.
+  if n == 0 or waiting <= 0 then return nil end
+  local most, most_bytes, most_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+  if most > 0 and waiting + n > most then return 'depth', waiting, most, waiting + n - most end
+  if most_bytes > 0 then
+    local have = tonumber(call('HGET', P .. 'stat', 'bytes') or 0)
+    if have + bytes > most_bytes then
+      return 'bytes', have, most_bytes, (have + bytes - most_bytes) * waiting / math.max(have, 1)
+    end
+  end
+  if most_ms > 0 then
+    local stat = call('HMGET', P .. 'stat', 'drain', 'at')
+    local rate, claimed = tonumber(stat[1] or 0), tonumber(stat[2] or 0)
+    local due = waiting - call('ZCARD', SCHED) - call('ZCARD', RETRY)
+    local wait = 0
+    if rate > 0 then wait = due / rate * 1000 end
+    -- Nothing was claimed for so long although a job is there: at most as long as the oldest of a lane is old.
+    local now, oldest = clock(), nil
+    for _, prio in ipairs({ 'h', 'n', 'l' }) do
+      local lane = prio .. ':' .. ARGV[6]
+      local group = call('LINDEX', P .. 'r:' .. lane, 0)
+      local id = group and call('LINDEX', P .. 'q:' .. lane .. ':' .. group, 0)
+      if id and (not oldest or id < oldest) then oldest = id end
+    end
+    if oldest then
+      local a, b, c, d, e, f = byte(oldest, 1, 6)
+      local made = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+      wait = math.max(wait, min(now - made, now - claimed))
+    end
+    if wait > most_ms then return 'latency', floor(wait), most_ms, rate * (wait - most_ms) / 1000 end
+  end
+end
+
+if tonumber(ARGV[1]) + tonumber(ARGV[2]) + tonumber(ARGV[3]) > 0 then
+  local n, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+  local what = over(n, bytes)
+  if what then
+    -- Jobs that are there already add nothing: a push that is sent again because its answer was lost, or a twin.
+    local i = first
+    for _ = 1, tonumber(ARGV[7]) do i = i + 4 + 2 * tonumber(ARGV[i + 3]) end
+    while i <= #ARGV do
+      local id, rec, _, mode, key = unpack(ARGV, i, i + 5)
+      if held_by(mode, key) or call('HEXISTS', JOBS, id) == 1 then
+        n = n - 1
+        bytes = bytes - #rec
+      end
+      i = i + 6
+    end
+    local what, is, may, many = over(n, bytes)
+    if what then
+      -- From the measured rate, within 1 s and 5 min; while none is known, a guess.
+      local rate = tonumber(call('HGET', P .. 'stat', 'drain') or '')
+      local wait = 10000
+      if rate then wait = rate > 0 and many / rate * 1000 or 300000 end
+      return { 'full', what, floor(is), floor(may), floor(math.max(1000, min(wait, 300000))) }
+    end
+  end
+end
+
+local i = first
+local stored, weight = 0, 0
+for _ = 1, tonumber(ARGV[7]) do
   local prio, kind, group, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local a = i + 4
   local ids = {}
-  for k = 1, n do ids[k] = ARGV[a + 2 * k - 2] end
+  for k = 1, n do
+    ids[k] = ARGV[a + 2 * k - 2]
+    weight = weight + #ARGV[a + 2 * k - 1]
+  end
+  stored = stored + n
   call('HSET', JOBS, unpack(ARGV, a, a + 2 * n - 1))
   ready(ids, prio, kind, group, false)
   i = a + 2 * n
@@ -25,15 +99,10 @@ local index, now = 0, 0
 while i <= #ARGV do
   local id, rec, due, mode, key, ttl = unpack(ARGV, i, i + 5)
   if now == 0 then now = clock() end
-  local twin = false
-  if mode ~= '' then
+  local twin = held_by(mode, key)
+  if not twin and mode ~= '' then
     local u = P .. 'u:' .. key
-    twin = call('GET', u)
-    -- The holder may have been deleted by hand; its key must not block the name for ever.
-    if twin and mode == 'd' and call('HEXISTS', JOBS, twin) == 0 then twin = false end
-    if not twin then
-      if mode == 'w' then call('SET', u, id, 'PX', ttl) else call('SET', u, id) end
-    end
+    if mode == 'w' then call('SET', u, id, 'PX', ttl) else call('SET', u, id) end
   end
   -- The same id twice is a push that was sent again because its answer was lost.
   if not twin and call('HEXISTS', JOBS, id) == 1 then twin = id end
@@ -42,6 +111,8 @@ while i <= #ARGV do
     there[#there + 1] = twin
   else
     call('HSET', JOBS, id, rec)
+    stored = stored + 1
+    weight = weight + #rec
     local h = head(rec)
     local at = 0
     if due ~= '' then
@@ -58,4 +129,6 @@ while i <= #ARGV do
   index = index + 1
   i = i + 6
 end
+if stored > 0 then call('HINCRBY', P .. 'stat', 'pushed', stored) end
+weigh(weight)
 return there

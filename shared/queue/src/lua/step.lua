@@ -3,7 +3,8 @@
 -- ARGV[1]  worker number   [2] token of the first job to claim   [3] how many to claim (at most 500)   [4] kind
 -- ARGV[5]  ms to keep a completed job   [6] how many completed jobs to keep   [7] ms to keep a result
 -- ARGV[8]  ms to keep a dead or cancelled job   [9] how many of each   [10] most due jobs to move
--- ARGV[11] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
+-- ARGV[11] us that the runs took which ended
+-- ARGV[12] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
 -- then     any number of (id, token, outcome, delay ms, error, result); outcome: c completed, r failed, d dead,
 --          x cancelled, u returned without spending an attempt
 -- returns  {status, ms until the next due job or -1, ids whose lease was lost, claimed ids, their records, more}
@@ -13,9 +14,11 @@ local now = clock()
 local base, want, kind = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_ms, keep_n = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lost = {}
-local i = 12
+local i = 13
+-- Bytes of records that wait again.
+local back = 0
 
-for _ = 1, tonumber(ARGV[11]) do
+for _ = 1, tonumber(ARGV[12]) do
   local n = tonumber(ARGV[i])
   local a, t = i + 1, i + n
   local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, t))
@@ -70,6 +73,7 @@ local function settle(id, token, outcome, delay, err, result)
     cancelled(id, rec, h, now)
     trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 2)
   elseif outcome == 'u' then
+    back = back + #rec
     if delay > 0 then
       call('ZADD', SCHED, now + delay, id)
     else
@@ -83,6 +87,7 @@ local function settle(id, token, outcome, delay, err, result)
     count('failed', 1)
     call('HSET', JOBS, id, stamped(rec, 'a', h.attempts + 1, h.kills))
     call('HSET', P .. 'err', id, err)
+    back = back + #rec
     call('ZADD', RETRY, now + delay, id)
   end
 end
@@ -91,6 +96,9 @@ while i <= #ARGV do
   settle(id, token, outcome, tonumber(delay), err, result)
   i = i + 6
 end
+
+weigh(back)
+if ARGV[11] ~= '0' then count('run_us', ARGV[11]) end
 
 -- Due jobs, in bounded parts; whoever comes next moves the rest.
 local next_due = -1
@@ -214,11 +222,12 @@ local claimed = 0
 if #ids > 0 then
   local found = call('HMGET', JOBS, unpack(ids))
   local is_ghost = has_ghosts and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
-  local z, counted, kept = {}, {}, {}
+  local z, counted, kept, weight = {}, {}, {}, 0
   for k = 1, #ids do
     local r = found[k]
     if r and byte(r, 1) == 97 and not (is_ghost and is_ghost[k] == 1) then
       claimed = claimed + 1
+      weight = weight + #r
       kept[claimed], recs[claimed] = ids[k], r
       z[2 * claimed - 1] = base + claimed - 1
       z[2 * claimed] = ids[k]
@@ -242,6 +251,8 @@ if #ids > 0 then
       end
     end
     call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
+    call('HSET', P .. 'stat', 'at', now)
+    weigh(-weight)
     if #counted > 0 then
       call('HSET', P .. 'capped', unpack(counted))
       for k = 2, #counted, 2 do call('HINCRBY', RUN, counted[k], 1) end

@@ -156,10 +156,14 @@ pub struct QueueStats {
     pub dead: u64,
     /// Whether workers may not take jobs.
     pub is_paused: bool,
+    /// Bytes of jobs that wait (available, scheduled, retryable), as `QueueOptions::max_bytes` counts them.
+    pub waiting_bytes: u64,
     /// How long the longest waiting job waits (of the first groups of each lane).
     pub oldest_available_age: Option<Duration>,
     /// Living workers.
     pub workers: u64,
+    /// Pushed since the queue exists.
+    pub pushed_total: u64,
     /// Completed since the queue exists.
     pub completed_total: u64,
     /// Failed attempts since the queue exists.
@@ -244,7 +248,9 @@ impl Queue {
             dead: number(6),
             is_paused: number(7) == 1,
             oldest_available_age: oldest.map(|id| now.duration_since(id.created_at()).unwrap_or_default()),
+            waiting_bytes: total("bytes"),
             workers: number(12),
+            pushed_total: total("pushed"),
             completed_total: total("completed"),
             failed_total: total("failed"),
             rescued_total: total("rescued"),

@@ -10,7 +10,7 @@ use fred::{interfaces::ClientLike, types::Value};
 
 use super::Queue;
 use crate::{
-    JobId, NewJob, Priority, Pushed, QueueError, Unique,
+    FullReason, JobId, NewJob, Priority, Pushed, QueueError, QueueOptions, Unique,
     job::When,
     options::{int, millis},
     scripts,
@@ -24,6 +24,8 @@ const BUCKET: usize = 250;
 const PIPELINED: usize = 4;
 /// How often a push whose connection broke is sent again.
 const RESENDS: u32 = 3;
+/// Where the script expects the bytes of all records.
+const BYTES: usize = 4;
 
 impl Queue {
     /// Stores one job.
@@ -32,7 +34,7 @@ impl Queue {
     /// first copy was run and forgotten in between does it run twice.
     ///
     /// # Errors
-    /// [`QueueError::Full`] beyond `max_depth`; [`QueueError::Unavailable`] when it may not have been stored;
+    /// [`QueueError::Full`] beyond `max_depth`, `max_bytes` or `max_latency`; [`QueueError::Unavailable`] when it may not have been stored;
     /// [`QueueError::TooLong`] for a kind, group, key or metadata that does not fit.
     pub async fn push(&self, job: NewJob) -> Result<Pushed, QueueError> {
         let mut pushed = self.push_all(vec![job]).await?;
@@ -68,12 +70,11 @@ impl Queue {
     }
 
     async fn push_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, QueueError> {
-        let limit = self.inner.options.max_depth.map_or(0, int);
         let mut resends = 0;
         loop {
             // In a cluster the client itself may send a call twice, so every job is looked for first.
             let is_first = resends == 0 && !self.inner.client.is_clustered();
-            let (args, order) = arguments(jobs, limit, is_first)?;
+            let (args, order) = arguments(jobs, &self.inner.options, is_first)?;
             match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),
                 Err(QueueError::Unavailable(error))
@@ -89,7 +90,7 @@ impl Queue {
 }
 
 /// Plain jobs that run now go in buckets of one lane each; the others, and all jobs of a push that is sent again, go one by one.
-fn arguments(jobs: &[NewJob], limit: i64, is_first: bool) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
+fn arguments(jobs: &[NewJob], options: &QueueOptions, is_first: bool) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
     let mut lanes: BTreeMap<(u8, &str, &str), Vec<&NewJob>> = BTreeMap::new();
     let mut single = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
@@ -100,9 +101,22 @@ fn arguments(jobs: &[NewJob], limit: i64, is_first: bool) -> Result<(Vec<Value>,
         }
     }
     let buckets: usize = lanes.values().map(|lane| lane.len().div_ceil(BUCKET)).sum();
-    let mut args: Vec<Value> = Vec::with_capacity(2 + jobs.len() * 6);
-    args.push(limit.into());
-    args.push(int(buckets as u64).into());
+    let mut args: Vec<Value> = Vec::with_capacity(7 + jobs.len() * 6);
+    args.extend([
+        options.max_depth.map_or(0, int).into(),
+        options.max_bytes.map_or(0, int).into(),
+        options.max_latency.map_or(0, |most| millis(most).max(1)).into(),
+        int(jobs.len() as u64).into(),
+        Value::Null,
+        jobs.first().map_or("", |job| &job.kind).into(),
+        int(buckets as u64).into(),
+    ]);
+    let mut bytes = 0;
+    let mut record = |job: &NewJob| -> Result<Value, QueueError> {
+        let record = job.record()?.encode()?;
+        bytes += record.len() as u64;
+        Ok(record.into())
+    };
     for ((priority, kind, group), lane) in lanes {
         for bucket in lane.chunks(BUCKET) {
             args.push(priority_value(Priority::from_letter(priority)));
@@ -111,14 +125,14 @@ fn arguments(jobs: &[NewJob], limit: i64, is_first: bool) -> Result<(Vec<Value>,
             args.push(int(bucket.len() as u64).into());
             for job in bucket {
                 args.push(id_value(job.id));
-                args.push(job.record()?.encode()?.into());
+                args.push(record(job)?);
             }
         }
     }
     for &index in &single {
         let job = &jobs[index];
         args.push(id_value(job.id));
-        args.push(job.record()?.encode()?.into());
+        args.push(record(job)?);
         args.push(match job.when {
             When::Now => Value::from_static_str(""),
             When::In(delay) => format!("+{}", millis(delay)).into(),
@@ -133,16 +147,17 @@ fn arguments(jobs: &[NewJob], limit: i64, is_first: bool) -> Result<(Vec<Value>,
         args.push(key.into());
         args.push(ttl.into());
     }
+    args[BYTES] = int(bytes).into();
     Ok((args, single))
 }
 
 fn answers(jobs: &[NewJob], order: &[usize], answer: Vec<Value>) -> Result<Vec<Pushed>, QueueError> {
     let mut pushed: Vec<Pushed> = jobs.iter().map(|job| Pushed { id: job.id, is_duplicate: false }).collect();
+    if answer.first().and_then(Value::as_str).as_deref() == Some("full") {
+        return Err(full(&answer));
+    }
     let mut answer = answer.into_iter();
     while let (Some(first), Some(second)) = (answer.next(), answer.next()) {
-        if let (Some("full"), Some(depth)) = (first.as_str().as_deref(), second.as_u64()) {
-            return Err(QueueError::Full { depth, retry_after: Duration::from_secs(1) });
-        }
         let at = first.as_usize().and_then(|single| order.get(single)).copied();
         let (Some(at), Some(id)) = (at, second.into_bytes()) else {
             return Err(QueueError::Corrupt { what: "an answer to a push that cannot be read" });
@@ -152,6 +167,19 @@ fn answers(jobs: &[NewJob], order: &[usize], answer: Vec<Value>) -> Result<Vec<P
         pushed[at] = Pushed { id, is_duplicate: id != jobs[at].id };
     }
     Ok(pushed)
+}
+
+fn full(answer: &[Value]) -> QueueError {
+    let number = |n: usize| answer.get(n).and_then(Value::as_u64).unwrap_or(0);
+    let (is, most) = (number(2), number(3));
+    let reason = match answer.get(1).and_then(Value::as_str).as_deref() {
+        Some("bytes") => FullReason::Bytes { waiting: is, most },
+        Some("latency") => {
+            FullReason::Latency { expected: Duration::from_millis(is), most: Duration::from_millis(most) }
+        }
+        _ => FullReason::Depth { waiting: is, most },
+    };
+    QueueError::Full { reason, retry_after: Duration::from_millis(number(4)) }
 }
 
 pub(crate) fn id_value(id: JobId) -> Value {

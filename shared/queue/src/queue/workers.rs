@@ -1,6 +1,6 @@
 //! Who serves a queue, and telling them what to do.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fred::{
     interfaces::ClientLike,
@@ -9,7 +9,7 @@ use fred::{
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
-use crate::{JobId, QueueError};
+use crate::{JobId, QueueError, scripts};
 
 /// Workers that a listing looks at.
 const MOST_WORKERS: i64 = 1_000;
@@ -71,29 +71,17 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`] when Redis cannot be reached.
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>, QueueError> {
-        let rows: Vec<Value> = self
-            .command(
-                "ZRANGE",
-                vec![self.key("workers").into(), 0.into(), (MOST_WORKERS - 1).into(), "WITHSCORES".into()],
-            )
-            .await?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
+        let rows: Vec<Value> = self.run(&scripts::WORKERS, vec![MOST_WORKERS.into()]).await?;
+        let mut rows = rows.into_iter();
+        let now = rows.next().and_then(|now| now.as_u64()).unwrap_or(0);
         let mut workers = Vec::new();
-        for pair in rows.chunks(2) {
-            let (Some(number), Some(deadline)) = (pair[0].as_u64(), pair.get(1).and_then(Value::as_f64)) else {
-                continue;
-            };
-            let fields: Vec<Value> = self
-                .command("HMGET", vec![self.key(&format!("w:{number}")).into(), "info".into(), "beat".into()])
-                .await?;
-            let info = fields
-                .first()
-                .and_then(Value::as_bytes)
-                .and_then(|raw| serde_json::from_slice::<WorkerRecord>(raw).ok());
-            if let Some(mut worker) = info {
+        for row in rows {
+            let [number, deadline, info, beat] = &row.into_array()[..] else { continue };
+            let info = info.as_bytes().and_then(|raw| serde_json::from_slice::<WorkerRecord>(raw).ok());
+            if let (Some(mut worker), Some(number)) = (info, number.as_u64()) {
                 worker.number = u32::try_from(number).unwrap_or(u32::MAX);
-                worker.beat_at_ms = fields.get(1).and_then(Value::as_u64).unwrap_or(0);
-                worker.is_late = deadline < now;
+                worker.beat_at_ms = beat.as_u64().unwrap_or(0);
+                worker.is_late = deadline.as_u64().unwrap_or(0) < now;
                 workers.push(worker);
             }
         }

@@ -303,7 +303,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     let end = End::Dead { message: error.to_string() };
-                    self.unsettled.push(Finish { id, token, is_plain: false, attempt: 0, end });
+                    self.unsettled.push(Finish { id, token, is_plain: false, attempt: 0, ran: Duration::ZERO, end });
                 }
             }
         }
@@ -313,8 +313,14 @@ impl Fetcher {
 
     /// The job as apalis runs it; `None` when it cannot run here.
     fn task(&mut self, context: JobContext, payload: &[u8]) -> Option<Task<Vec<u8>>> {
-        let refuse =
-            |end| Finish { id: context.id(), token: context.token(), is_plain: false, attempt: context.attempt(), end };
+        let refuse = |end| Finish {
+            id: context.id(),
+            token: context.token(),
+            is_plain: false,
+            attempt: context.attempt(),
+            ran: Duration::ZERO,
+            end,
+        };
         if context.version() > self.shared.version {
             metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => "version")
                 .increment(1);

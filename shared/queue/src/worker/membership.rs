@@ -120,7 +120,14 @@ impl Fetcher {
                     || self.source().finishes.lock().iter().chain(&self.unsettled).any(|finish| finish.token == *token);
                 if !is_known {
                     let end = End::Returned { delay_ms: 0 };
-                    self.unsettled.push(Finish { id, token: *token, is_plain: false, attempt: 0, end });
+                    self.unsettled.push(Finish {
+                        id,
+                        token: *token,
+                        is_plain: false,
+                        attempt: 0,
+                        ran: Duration::ZERO,
+                        end,
+                    });
                 }
             }
             if is_last {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use apalis_core::{task::Task, worker::context::WorkerContext};
@@ -43,6 +43,8 @@ pub(crate) struct Finish {
     pub(crate) token: u64,
     pub(crate) is_plain: bool,
     pub(crate) attempt: u32,
+    /// How long it ran; zero where it did not run, or not to its end.
+    pub(crate) ran: Duration,
     pub(crate) end: End,
 }
 
@@ -118,11 +120,14 @@ impl Shared {
         self.held.lock().remove(&(context.source(), context.id()));
         let source = &self.sources[context.source()];
         if !context.is_lost() {
+            let has_run = matches!(end, End::Completed { .. } | End::Failed { .. } | End::Dead { .. });
+            let ran = context.started_at().filter(|_| has_run).map_or(Duration::ZERO, |at| at.elapsed());
             source.finishes.lock().push(Finish {
                 id: context.id(),
                 token: context.token(),
                 is_plain: context.is_plain(),
                 attempt: context.attempt(),
+                ran,
                 end,
             });
         }

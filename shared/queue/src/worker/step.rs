@@ -54,7 +54,11 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
     let options = step.options;
     let (plain, others): (Vec<&Finish>, Vec<&Finish>) = settled.iter().partition(|finish| is_plain(finish));
     let buckets = plain.len().div_ceil(BUCKET);
-    let mut args: Vec<Value> = Vec::with_capacity(11 + buckets * 2 + settled.len() * 2);
+    let ran_us = settled
+        .iter()
+        .map(|finish| u64::try_from(finish.ran.as_micros()).unwrap_or(u64::MAX))
+        .fold(0, u64::saturating_add);
+    let mut args: Vec<Value> = Vec::with_capacity(12 + buckets * 2 + settled.len() * 2);
     args.extend([
         Value::from(step.number),
         step.token.to_string().into(),
@@ -66,6 +70,7 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         millis(options.retention_dead.age).into(),
         int(options.retention_dead.count).into(),
         PROMOTED.into(),
+        int(ran_us).into(),
         int(buckets as u64).into(),
     ]);
     for bucket in plain.chunks(BUCKET) {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use apalis_fred::{CancelOutcome, JobFilter, NewJob, Priority, QueueError, QueueOptions, State, Unique, list_queues};
+use apalis_fred::{
+    CancelOutcome, FullReason, JobFilter, NewJob, Priority, QueueError, QueueOptions, State, Unique, list_queues,
+};
 
 use crate::redis::Server;
 
@@ -122,7 +124,7 @@ async fn a_full_queue_says_so() {
     let queue = server.queue_with("q", QueueOptions { max_depth: Some(3), ..QueueOptions::default() }).await;
     queue.push_all(vec![job("a"), job("a"), job("a")]).await.unwrap();
     let error = queue.push(job("a")).await.unwrap_err();
-    assert!(matches!(error, QueueError::Full { depth: 3, .. }), "{error:?}");
+    assert!(matches!(error, QueueError::Full { reason: FullReason::Depth { waiting: 3, most: 3 }, .. }), "{error:?}");
     assert!(error.is_transient());
 }
 

@@ -1,0 +1,139 @@
+//! How fast a queue drains, and how many workers it needs.
+
+use std::time::Duration;
+
+use fred::types::Value;
+use serde::Serialize;
+
+use super::Queue;
+use crate::{QueueError, WorkerOptions, scripts};
+
+/// Workers are wanted so many that they are busy for this part of the time: at all of it a queue grows with every hiccup
+/// (waiting grows with `1 / (1 - load)`, M/M/1).
+const LOAD: f64 = 0.8;
+
+/// What a queue did over the last minute or less, and what follows for the next if it goes on like that.
+///
+/// Workers measure at their heartbeats, five seconds apart; where none lives, the figures are averages since the last one did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Jobs that are due and wait for a worker.
+    pub backlog: u64,
+    /// Over how long the rates below were measured; zero before a worker ever measured, and then all of them are 0.
+    pub measured_over: Duration,
+    /// Jobs pushed a second.
+    pub arrivals_per_second: f64,
+    /// Jobs a second that ended for good: completed, dead or cancelled.
+    pub completions_per_second: f64,
+    /// Such jobs a second over the times only during which others waited: how fast the workers can be. `None` before there was
+    /// such a time.
+    pub drain_per_second: Option<f64>,
+    /// How long a run takes on average, failed ones counted; `None` where none ended.
+    pub mean_run_time: Option<Duration>,
+    /// When nothing will wait any more: zero where nothing waits, `None` where arrivals are as fast as the workers or faster.
+    pub drain_in: Option<Duration>,
+    /// Living workers that are not quiet.
+    pub workers: u64,
+    /// Jobs that those may run at once, together.
+    pub slots: u64,
+}
+
+impl Forecast {
+    /// How many workers like the living ones (or of default concurrency, where none lives) it takes to keep up with the arrivals and to
+    /// work off the backlog within `target`, busy for four fifths of the time. `None` where jobs wait or arrive and no
+    /// run time is known.
+    ///
+    /// By Little's law: arrivals a second times seconds a run are the slots that are busy on average.
+    #[must_use]
+    pub fn wanted_workers(&self, target: Duration) -> Option<u64> {
+        if self.backlog == 0 && self.arrivals_per_second == 0.0 {
+            return Some(0);
+        }
+        let run = self.mean_run_time?.as_secs_f64();
+        let target = target.as_secs_f64().max(0.001);
+        let slots = (self.arrivals_per_second + self.backlog as f64 / target) * run / LOAD;
+        let slots_each = if self.workers > 0 && self.slots > 0 {
+            self.slots as f64 / self.workers as f64
+        } else {
+            WorkerOptions::default().concurrency as f64
+        };
+        Some((slots / slots_each).ceil().max(1.0) as u64)
+    }
+}
+
+impl Queue {
+    /// Rates measured over the last minute, and what they foretell.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(queue: apalis_fred::Queue) -> Result<(), apalis_fred::QueueError> {
+    /// let forecast = queue.forecast().await?;
+    /// println!("{} jobs wait and are done in {:?}", forecast.backlog, forecast.drain_in);
+    /// println!("{:?} workers would do it in 30 s", forecast.wanted_workers(Duration::from_secs(30)));
+    /// # Ok(()) }
+    /// ```
+    pub async fn forecast(&self) -> Result<Forecast, QueueError> {
+        let row: Vec<Value> = self.run(&scripts::FORECAST, vec![]).await?;
+        let number = |n: usize| row.get(n).and_then(Value::as_u64).unwrap_or(0);
+        // A moment's figures say nothing; a second's say little, but are not far out.
+        let seconds = (number(0) as f64 / 1_000.0).max(1.0);
+        let (pushed, ended, runs, run_us, backlog) = (number(1), number(2), number(3), number(4), number(5));
+        let drain_per_second = row.get(6).and_then(Value::as_f64);
+        let arrivals_per_second = pushed as f64 / seconds;
+        let completions_per_second = ended as f64 / seconds;
+        let net = drain_per_second.unwrap_or(completions_per_second) - arrivals_per_second;
+        let drain_in = match backlog {
+            0 => Some(Duration::ZERO),
+            _ if net > 0.0 => Duration::try_from_secs_f64(backlog as f64 / net).ok(),
+            _ => None,
+        };
+        let workers: Vec<_> =
+            self.workers().await?.into_iter().filter(|worker| !worker.is_late && !worker.is_quiet).collect();
+        Ok(Forecast {
+            backlog,
+            measured_over: Duration::from_millis(number(0)),
+            arrivals_per_second,
+            completions_per_second,
+            drain_per_second,
+            mean_run_time: (runs > 0).then(|| Duration::from_micros(run_us / runs)),
+            drain_in,
+            workers: workers.len() as u64,
+            slots: workers.iter().map(|worker| worker.concurrency as u64).sum(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forecast(backlog: u64, arrivals_per_second: f64, run_ms: Option<u64>) -> Forecast {
+        Forecast {
+            backlog,
+            measured_over: Duration::from_secs(60),
+            arrivals_per_second,
+            completions_per_second: 0.0,
+            drain_per_second: None,
+            mean_run_time: run_ms.map(Duration::from_millis),
+            drain_in: None,
+            workers: 2,
+            slots: 8,
+        }
+    }
+
+    #[test]
+    fn workers_are_wanted_by_littles_law_with_a_fifth_to_spare() {
+        let in_10_s = Duration::from_secs(10);
+        assert_eq!(forecast(0, 0.0, None).wanted_workers(in_10_s), Some(0));
+        assert_eq!(forecast(5, 0.0, None).wanted_workers(in_10_s), None);
+        // 40 a second of 200 ms keep 8 slots busy; at four fifths 10 slots, of 4 a worker.
+        assert_eq!(forecast(0, 40.0, Some(200)).wanted_workers(in_10_s), Some(3));
+        // 400 waiting in 10 s are 40 a second more.
+        assert_eq!(forecast(400, 40.0, Some(200)).wanted_workers(in_10_s), Some(5));
+        assert_eq!(forecast(1, 0.0, Some(1)).wanted_workers(in_10_s), Some(1));
+    }
+}
