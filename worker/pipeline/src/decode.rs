@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use crate::buffers::Buffers;
+use crate::control::{Control, Watch};
 use crate::header::Probed;
 use crate::raster::Raster;
 use crate::settings::{Damaged, Settings};
@@ -43,12 +44,18 @@ impl Decoders {
         probed: &Probed<'a>,
         scale: f64,
         settings: &Settings,
+        control: &mut Control<'_>,
     ) -> Result<Decoded<'a>, PipelineError> {
-        match probed.header.format {
-            Format::Jpeg => self.jpeg.decode(buffers, bytes, probed, scale, settings),
-            Format::Png => png::decode(buffers, bytes, settings),
-            _ => still::decode(buffers, bytes, probed),
+        if probed.header.format == Format::Jpeg {
+            return self.jpeg.decode(buffers, bytes, probed, scale, settings);
         }
+        let mut control = |stage| control(stage);
+        let watch = Watch::new(&mut control);
+        let decoded = match probed.header.format {
+            Format::Png => png::decode(buffers, watch.reader(bytes), settings),
+            _ => still::decode(buffers, watch.reader(bytes), probed),
+        };
+        watch.verdict(decoded)
     }
 }
 

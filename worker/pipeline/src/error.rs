@@ -105,6 +105,9 @@ pub enum PipelineError {
     /// The control callback asked to stop.
     #[error("the work was cancelled")]
     Cancelled,
+    /// The control callback said that it takes too long. Permanent: the same file takes as long again.
+    #[error("decoding the image takes longer than allowed")]
+    TimedOut,
     /// A buffer could not be allocated. Worth another try on a machine with free memory.
     #[error("out of memory: {bytes} bytes were needed")]
     OutOfMemory {
@@ -143,6 +146,7 @@ impl PipelineError {
             Self::TooManyScans { .. } => "too_many_scans",
             Self::MetadataTooLarge { .. } => "metadata_too_large",
             Self::Cancelled => "cancelled",
+            Self::TimedOut => "decode_timeout",
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::Encode { .. } => "encode_failed",
             Self::InvalidSettings(_) => "invalid_settings",

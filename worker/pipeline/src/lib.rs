@@ -18,6 +18,7 @@
 
 mod buffers;
 mod colour;
+mod control;
 mod decode;
 mod encode;
 mod error;
@@ -35,12 +36,13 @@ mod settings;
 mod summary;
 mod watermark;
 
+pub use control::{Control, Stage, Stop};
 pub use error::PipelineError;
 pub use format::{Format, sniff};
 pub use header::{Header, probe};
 pub use limits::Limits;
 pub use memory::estimate_memory;
-pub use processor::{Encoded, Processed, Processor, Stage};
+pub use processor::{Encoded, Processed, Processor};
 pub use settings::{Chroma, Damaged, Fit, Gravity, Output, Rgb, Settings, Target, VariantSpec, Watermark};
 
 /// Version of what the pipeline makes of an input, part of [`Settings::fingerprint`]. Raised whenever the same input and settings

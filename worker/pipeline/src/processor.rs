@@ -3,12 +3,11 @@
 mod animated;
 mod render;
 
-use std::ops::ControlFlow;
-
 use plane_resample::Resampler;
 
 use crate::buffers::Buffers;
 use crate::colour::{Profiles, ToSrgb};
+use crate::control::{Control, Stage, ask};
 use crate::decode::{Decoded, Decoders, frames};
 use crate::encode::Encoders;
 use crate::header::{Attribution, Header, probe_all};
@@ -17,37 +16,6 @@ use crate::raster::{Layout, Raster};
 use crate::settings::{Output, Settings};
 use crate::watermark::Stamp;
 use crate::{Format, PipelineError};
-
-/// Where in the work the control callback is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// The header was read and is within the limits; decoding comes next.
-    Probed,
-    /// The pixels are decoded; the first variant comes next.
-    Decoded,
-    /// A size is about to be rendered.
-    Rendering {
-        /// Variants finished.
-        done: usize,
-        /// Variants in all.
-        total: usize,
-    },
-    /// A variant is rendered and about to be encoded.
-    Encoding {
-        /// Variants finished.
-        done: usize,
-        /// Variants in all.
-        total: usize,
-    },
-    /// A variant was encoded.
-    Encoded {
-        /// Variants finished, this one included.
-        done: usize,
-        /// Variants in all.
-        total: usize,
-    },
-}
 
 /// What was made of an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,14 +67,6 @@ pub struct Processor {
     stamp: Stamp,
 }
 
-/// Asks the callback whether to go on.
-fn ask(control: &mut dyn FnMut(Stage) -> ControlFlow<()>, stage: Stage) -> Result<(), PipelineError> {
-    match control(stage) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(PipelineError::Cancelled),
-    }
-}
-
 impl Processor {
     /// A processor for these settings, which should have passed [`Settings::validate`].
     #[must_use]
@@ -128,16 +88,13 @@ impl Processor {
         &self.settings
     }
 
-    /// Makes all variants of an image. `control` is asked between the stages, every few tens of milliseconds, and may stop the work.
+    /// Makes all variants of an image. `control` is asked between the stages, between frames and while input is read, every few tens of
+    /// milliseconds, and may stop the work. What runs in one go: decoding a JPEG or a lossy WebP, and encoding one variant.
     ///
     /// # Errors
     /// Everything that [`probe`](crate::probe) reports, `corrupt_image` or `truncated_image` for pixels that cannot be decoded,
-    /// `cancelled`, `out_of_memory`, `encode_failed`. After an error the processor is as good as new.
-    pub fn process(
-        &mut self,
-        bytes: &[u8],
-        control: &mut dyn FnMut(Stage) -> ControlFlow<()>,
-    ) -> Result<Processed, PipelineError> {
+    /// `cancelled`, `decode_timeout`, `out_of_memory`, `encode_failed`. After an error the processor is as good as new.
+    pub fn process(&mut self, bytes: &[u8], control: &mut Control<'_>) -> Result<Processed, PipelineError> {
         let probed = probe_all(bytes, &self.settings.limits)?;
         let header = probed.header.clone();
         let is_animation = header.frames > 1 && matches!(header.format, Format::Gif | Format::WebP);
@@ -151,7 +108,7 @@ impl Processor {
         let scale =
             plan.iter().filter(|rendition| rendition.parent.is_none()).map(Rendition::scale).fold(0.0, f64::max);
         let Decoded { raster, icc, is_salvaged } =
-            self.decoders.decode(&mut self.buffers, bytes, &probed, scale, &self.settings)?;
+            self.decoders.decode(&mut self.buffers, bytes, &probed, scale, &self.settings, control)?;
         let attribution = probed.exif.as_deref().filter(|_| self.settings.keep_copyright).and_then(Attribution::read);
         let mut job = Job {
             to_srgb: icc.as_deref().and_then(|icc| self.profiles.conversion(icc, raster.layout)),

@@ -1,5 +1,7 @@
 //! Drawing the configured watermark over a variant.
 
+use std::ops::ControlFlow;
+
 use plane_resample::Resampler;
 
 use crate::buffers::Buffers;
@@ -64,8 +66,9 @@ fn load(buffers: &mut Buffers, watermark: &Watermark, settings: &Settings) -> Re
     if probed.header.format == Format::Jpeg {
         return Err(refused("a picture without transparency hides what it covers; use PNG or WebP".to_owned()));
     }
-    let decoded =
-        Decoders::new().decode(buffers, bytes, &probed, 1.0, settings).map_err(|error| refused(error.to_string()))?;
+    let decoded = Decoders::new()
+        .decode(buffers, bytes, &probed, 1.0, settings, &mut |_| ControlFlow::Continue(()))
+        .map_err(|error| refused(error.to_string()))?;
     let raster = decoded.raster;
     if raster.layout == Layout::Rgba {
         return Ok(raster);

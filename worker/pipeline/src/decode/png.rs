@@ -1,13 +1,13 @@
 //! PNG: every colour type as 8-bit grey, RGB or premultiplied RGBA.
 
 use std::borrow::Cow;
-use std::io::Cursor;
 
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
 use super::{Decoded, classify_io, may_salvage};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
+use crate::control::WatchedReader;
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, PipelineError};
@@ -17,11 +17,11 @@ const WORKING_BYTES: usize = 8 << 20;
 
 pub(super) fn decode(
     buffers: &mut Buffers,
-    bytes: &[u8],
+    reader: WatchedReader<'_, '_>,
     settings: &Settings,
 ) -> Result<Decoded<'static>, PipelineError> {
     let limits = Limits { bytes: settings.limits.max_icc_bytes as usize + WORKING_BYTES };
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
+    let mut decoder = Decoder::new_with_limits(reader, limits);
     decoder.set_transformations(Transformations::normalize_to_color8());
     // Text can be a bomb of its own and is never kept.
     decoder.set_ignore_text_chunk(true);

@@ -1,7 +1,5 @@
 //! WebP, GIF and BMP: the first frame, as RGB or premultiplied RGBA.
 
-use std::io::Cursor;
-
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
 use image::codecs::webp::WebPDecoder;
@@ -10,16 +8,17 @@ use image::{ColorType, ImageDecoder, ImageError};
 use super::{Decoded, classify_io};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
+use crate::control::WatchedReader;
 use crate::header::{Header, Probed};
 use crate::raster::{Layout, Raster};
 use crate::{Format, PipelineError};
 
 pub(super) fn decode<'a>(
     buffers: &mut Buffers,
-    bytes: &'a [u8],
+    reader: WatchedReader<'_, '_>,
     probed: &Probed<'a>,
 ) -> Result<Decoded<'a>, PipelineError> {
-    let (header, reader) = (&probed.header, Cursor::new(bytes));
+    let header = &probed.header;
     let raster = match header.format {
         Format::WebP => WebPDecoder::new(reader)
             .map_err(|error| classify(header, error))

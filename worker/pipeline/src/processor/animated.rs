@@ -1,10 +1,9 @@
 //! Animated variants: every frame of the input, resized, into one WebP a variant.
 
-use std::ops::ControlFlow;
-
-use super::{Encoded, Job, Processor, Stage, ask};
+use super::{Encoded, Job, Processor};
 use crate::PipelineError;
 use crate::colour::unpremultiply;
+use crate::control::{Control, Stage, ask};
 use crate::decode::frames::Animation;
 use crate::encode::AnimatedVariant;
 use crate::geometry::place;
@@ -28,7 +27,7 @@ impl Processor {
         mut frames: Animation<'_>,
         wanted: &[usize],
         encoded: &mut Vec<(usize, Encoded)>,
-        control: &mut dyn FnMut(Stage) -> ControlFlow<()>,
+        control: &mut Control<'_>,
     ) -> Result<(), PipelineError> {
         let total = self.settings.variants.len();
         let mut making =

@@ -1,10 +1,9 @@
 //! From the decoded input to encoded stills.
 
-use std::ops::ControlFlow;
-
-use super::{Encoded, Job, Processor, Stage, ask};
+use super::{Encoded, Job, Processor};
 use crate::PipelineError;
 use crate::colour::to_rgb;
+use crate::control::{Control, Stage, ask};
 use crate::encode::Common;
 use crate::geometry::{Rect, flips};
 use crate::orient::orient;
@@ -20,7 +19,7 @@ impl Processor {
         &mut self,
         job: &mut Job<'_>,
         encoded: &mut Vec<(usize, Encoded)>,
-        control: &mut dyn FnMut(Stage) -> ControlFlow<()>,
+        control: &mut Control<'_>,
     ) -> Result<Summary, PipelineError> {
         let total = self.settings.variants.len();
         let mut rendered: Vec<Option<Raster>> = Vec::with_capacity(job.plan.len());

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use image::ImageFormat;
-use oneiro_pipeline::{Damaged, Processor, Settings, Stage, probe};
+use oneiro_pipeline::{Damaged, Processor, Settings, Stage, Stop, probe};
 use turbojpeg::Subsamp;
 
 use crate::support::{edge, encode, jpeg, one, process, scene};
@@ -178,11 +178,39 @@ fn work_stops_where_the_caller_says() {
     assert!(stages.contains(&Stage::Encoded { done: 3, total: 3 }));
     for stop in stages {
         let stopped = processor.process(&photo, &mut |stage| {
-            if stage == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stage == stop { ControlFlow::Break(Stop::Cancelled) } else { ControlFlow::Continue(()) }
         });
         assert_eq!(stopped.expect_err("stopped").code(), "cancelled");
     }
     processor.process(&photo, &mut |_| ControlFlow::Continue(())).expect("as good as new");
+}
+
+#[test]
+fn a_decode_that_takes_too_long_is_stopped_while_it_runs() {
+    let picture = image::DynamicImage::from(noise(400, 300));
+    for format in [ImageFormat::Png, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Bmp] {
+        for damaged in [Damaged::Refuse, Damaged::Salvage] {
+            let mut settings = one(edge(40));
+            settings.damaged = damaged;
+            let mut asked = 0;
+            let stopped = Processor::new(settings).process(&encode(&picture, format), &mut |stage| {
+                asked += usize::from(stage == Stage::Decoding);
+                if asked == 4 { ControlFlow::Break(Stop::TimedOut) } else { ControlFlow::Continue(()) }
+            });
+            let error = stopped.expect_err("four times 16 KiB are not the whole file");
+            assert_eq!((error.code(), error.is_permanent(), asked), ("decode_timeout", true, 4), "{format:?}");
+        }
+    }
+}
+
+/// A picture that no format can pack.
+fn noise(width: u32, height: u32) -> image::RgbImage {
+    let mut state = 1_u32;
+    image::RgbImage::from_fn(width, height, |_, _| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [a, b, c, _] = state.to_be_bytes();
+        image::Rgb([a, b, c])
+    })
 }
 
 #[test]
