@@ -10,6 +10,6 @@ mod runtime;
 mod shared;
 mod sweep;
 
-pub use pool::{Pool, PoolError};
+pub use pool::{Isolation, Limits, Pool, PoolError};
 pub use runtime::{Args, run};
 pub use shared::Shared;

@@ -1,20 +1,21 @@
-//! Threads that work on pixels, so that no async thread ever does. One [`Processor`] a thread keeps its buffers between images.
+//! Where images are worked on, never on an async thread: in threads of this process, or in processes of their own.
 //!
-//! Two bounds admit an image: a thread that is free, and its estimated memory within the budget. An image that is larger than the
+//! Two bounds admit an image: a place that is free, and its estimated memory within the budget. An image that is larger than the
 //! whole budget runs alone rather than never.
 
+mod child;
+mod children;
+mod threads;
+mod wire;
+
+pub(crate) use child::main as child_main;
+
 use bytes::Bytes;
-use oneiro_pipeline::{PipelineError, Processed, Processor, Settings, Stage, estimate_memory, probe};
-use std::{
-    ops::ControlFlow,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use children::Children;
+use oneiro_pipeline::{PipelineError, Processed, Settings, estimate_memory, probe};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use threads::Threads;
+use tokio::sync::Semaphore;
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -25,45 +26,92 @@ pub enum PoolError {
     /// The pipeline says why.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// A codec panicked; the thread goes on with fresh buffers.
+    /// The pipeline in a process of its own says why.
+    #[error("{detail}")]
+    Refused {
+        /// [`PipelineError::code`].
+        code: String,
+        /// The error as a sentence without its full stop.
+        detail: String,
+        /// [`PipelineError::is_permanent`].
+        is_permanent: bool,
+    },
+    /// A codec panicked; the place goes on with fresh buffers.
     #[error("a codec panicked on this image")]
     Panicked,
+    /// The image's process died of it, or lost its mind.
+    #[error("the image makes its decoder crash ({0})")]
+    Crashed(String),
+    /// The image's process was killed by somebody else: an operator, or the system when memory ran out.
+    #[error("the process that decodes the image was killed")]
+    Killed,
+    /// The image's process was ended because it took too long.
+    #[error("decoding the image takes longer than allowed")]
+    TimedOut,
+    /// The image's process needed more memory than it may have.
+    #[error("decoding the image takes more memory than allowed")]
+    MemoryLimit,
+    /// No process could be started.
+    #[error("cannot start a process to decode in")]
+    Start(#[source] std::io::Error),
     /// The pool is shut down.
     #[error("the worker is stopping")]
     Closed,
 }
 
-struct Order {
-    bytes: Bytes,
-    is_unwanted: Arc<AtomicBool>,
-    /// Given back when the thread is done with the image, also where nobody waits for it any more.
-    admitted: OwnedSemaphorePermit,
-    answer: oneshot::Sender<Result<Processed, PoolError>>,
+/// What an image may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Megabytes of decoded pixels of all images together, 1 or more: an image waits until its estimate fits.
+    pub budget_mb: u64,
+    /// Time until an image is decoded. In a thread it is looked at whenever the decoder reads on, which libjpeg-turbo does not until it is
+    /// done; a process is killed.
+    pub decode: Duration,
 }
 
-/// The threads. Dropping the pool lets them finish what they have and end.
+/// Limits of a process that images are decoded in.
+#[derive(Debug, Clone)]
+pub struct Isolation {
+    /// The worker's own program, started with the argument `pipeline-child`.
+    pub program: PathBuf,
+    /// Address space in megabytes: program, buffers kept between images, and one image.
+    pub memory_mb: u64,
+    /// CPU seconds for one image, encoding included, 1 or more.
+    pub cpu_seconds: u64,
+}
+
+/// The places where images are worked on. Dropping the pool lets threads finish what they have, and kills processes.
 pub struct Pool {
-    orders: mpsc::Sender<Order>,
+    places: Places,
     memory: Arc<Semaphore>,
     budget_mb: u32,
     settings: Settings,
 }
 
+enum Places {
+    Threads(Threads),
+    Children(Children),
+}
+
 impl Pool {
-    /// Starts `threads` threads (1 or more) with a budget of `budget_mb` megabytes for decoded pixels (1 or more).
+    /// A pool of `places` threads (1 or more).
     ///
     /// # Errors
     /// Where the system does not give a thread.
-    pub fn start(settings: Settings, threads: usize, budget_mb: u64) -> std::io::Result<Self> {
-        // One order waits per thread; more wait in their own futures, with their memory not yet admitted.
-        let (orders, inbox) = mpsc::channel(threads);
-        let inbox = Arc::new(Mutex::new(inbox));
-        for number in 0..threads {
-            let (inbox, settings) = (inbox.clone(), settings.clone());
-            thread::Builder::new().name(format!("pixels-{number}")).spawn(move || work(&inbox, &settings))?;
-        }
-        let budget_mb = u32::try_from(budget_mb).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
-        Ok(Self { orders, memory: Arc::new(Semaphore::new(budget_mb as usize)), budget_mb, settings })
+    pub fn threads(settings: Settings, places: usize, limits: Limits) -> std::io::Result<Self> {
+        let threads = Threads::start(&settings, places, limits.decode)?;
+        Ok(Self::new(Places::Threads(threads), settings, limits))
+    }
+
+    /// A pool of at most `places` processes (1 or more), each started when it is first needed, and replaced when it is lost.
+    pub fn processes(settings: Settings, places: usize, limits: Limits, isolation: Isolation) -> Self {
+        let children = Children::new(&settings, places, limits.decode, isolation);
+        Self::new(Places::Children(children), settings, limits)
+    }
+
+    fn new(places: Places, settings: Settings, limits: Limits) -> Self {
+        let budget_mb = u32::try_from(limits.budget_mb).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
+        Self { places, memory: Arc::new(Semaphore::new(budget_mb as usize)), budget_mb, settings }
     }
 
     /// The settings that every image is processed with.
@@ -71,13 +119,13 @@ impl Pool {
         &self.settings
     }
 
-    /// Makes the variants of one image.
+    /// Makes the variants of one image. The bytes that come out do not depend on where it was worked on.
     ///
     /// # Errors
     /// [`PoolError`].
     ///
     /// # Cancel safety
-    /// Dropped, the work stops at its next stage and its result is thrown away.
+    /// Dropped, the work stops: in a thread at its next stage, in a process at once. Its result is thrown away.
     pub async fn process(&self, bytes: Bytes) -> Result<Processed, PoolError> {
         let header = probe(&bytes, &self.settings.limits)?;
         let megabytes = (estimate_memory(&header, &self.settings) + bytes.len() as u64).div_ceil(MEGABYTE).max(1);
@@ -85,57 +133,9 @@ impl Pool {
         let waited = std::time::Instant::now();
         let admitted = self.memory.clone().acquire_many_owned(wanted).await.map_err(|_| PoolError::Closed)?;
         metrics::histogram!("oneiro_memory_wait_seconds").record(waited.elapsed().as_secs_f64());
-        let is_unwanted = Arc::new(AtomicBool::new(false));
-        let guard = Unwanted(is_unwanted.clone());
-        let (answer, result) = oneshot::channel();
-        self.orders.send(Order { bytes, is_unwanted, admitted, answer }).await.map_err(|_| PoolError::Closed)?;
-        let result = result.await.map_err(|_| PoolError::Closed)?;
-        drop(guard);
-        result
-    }
-}
-
-/// Marks an order as unwanted when its future is dropped.
-struct Unwanted(Arc<AtomicBool>);
-
-impl Drop for Unwanted {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn work(inbox: &Mutex<mpsc::Receiver<Order>>, settings: &Settings) {
-    let mut processor = Processor::new(settings.clone());
-    loop {
-        // The guard lives for this statement only: the next thread waits for its order while this one works.
-        let Some(order) = inbox.blocking_lock().blocking_recv() else { return };
-        let mut control = |_: Stage| {
-            if order.is_unwanted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| processor.process(&order.bytes, &mut control)));
-        let result = match outcome {
-            Ok(result) => result.map_err(PoolError::from),
-            Err(_) => {
-                processor = Processor::new(settings.clone());
-                Err(PoolError::Panicked)
-            }
-        };
-        let Order { admitted, answer, .. } = order;
-        drop(admitted);
-        // The caller may be gone: cancelled, timed out, or stopping.
-        drop(answer.send(result));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn bad_input_is_an_error_and_the_pool_goes_on() {
-        let pool = Pool::start(Settings::default(), 1, 64).unwrap();
-        for bad in [&b""[..], b"not an image", b"\xff\xd8\xff\xe0\0\x10JFIF\0"] {
-            assert!(matches!(pool.process(Bytes::from_static(bad)).await, Err(PoolError::Pipeline(_))));
+        match &self.places {
+            Places::Threads(threads) => threads.process(bytes, admitted).await,
+            Places::Children(children) => children.process(&bytes).await,
         }
     }
 }

@@ -3,14 +3,15 @@
 use crate::{
     Pool, Shared,
     health::{self, Health},
+    pool::{self, Isolation, Limits},
     registry::{self, Plan},
     sweep,
 };
 use anyhow::Context;
 use apalis::prelude::Monitor;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use oneiro_core::{
-    config::{Config, ConfigErrors, Role},
+    config::{Config, ConfigErrors, Isolate, Role},
     dreams::DreamStore,
     jobs::Queues,
     process, redis,
@@ -37,6 +38,15 @@ pub struct Args {
     /// Check the configuration, print what is in force (secrets hidden) and exit; 64 where it is wrong.
     #[arg(long)]
     check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the worker starts where worker.isolate = "process": decodes what comes in on standard input.
+    #[command(hide = true)]
+    PipelineChild,
 }
 
 const AFTER_HELP: &str = "Environment: REDIS_URL, STORAGE_URL, PUBLIC_MEDIA_URL, WORKER_METRICS_ADDR, RUST_LOG, LOG_FORMAT (text or json), and
@@ -50,6 +60,9 @@ A second signal ends it at once; its jobs then run elsewhere within seconds. Exi
 /// The whole of `main`.
 pub fn run() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::PipelineChild) = args.command {
+        return pool::child_main();
+    }
     let loaded = Config::load(Role::Worker, args.config.as_deref()).and_then(|config| {
         let settings = pipeline_settings(&config)?;
         Ok((config, settings))
@@ -85,6 +98,28 @@ fn pipeline_settings(config: &Config) -> Result<Settings, ConfigErrors> {
     Ok(settings)
 }
 
+/// The places that `[worker]` asks for.
+fn pool(settings: Settings, places: usize, config: &Config) -> anyhow::Result<Pool> {
+    let limits = Limits { budget_mb: config.worker.memory_budget_mb, decode: config.worker.decode_timeout() };
+    match config.worker.isolate {
+        Isolate::Off => Pool::threads(settings, places, limits).context("cannot start the pixel threads"),
+        Isolate::Process => {
+            let isolation = Isolation {
+                program: own_program().context("cannot tell the path of the worker's own program")?,
+                memory_mb: config.worker.isolated_memory_mb,
+                cpu_seconds: config.queues.job_timeout_seconds,
+            };
+            Ok(Pool::processes(settings, places, limits, isolation))
+        }
+    }
+}
+
+/// This very program, also when its file has been replaced since.
+fn own_program() -> std::io::Result<PathBuf> {
+    let this = PathBuf::from("/proc/self/exe");
+    if this.exists() { Ok(this) } else { std::env::current_exe() }
+}
+
 async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics().context("cannot install the metrics recorder")?;
     let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
@@ -96,8 +131,7 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         dreams: DreamStore::new(broker, client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams),
         storage,
         queues: Queues::new(client.clone(), &config.queues),
-        pool: Pool::start(settings, threads, config.worker.memory_budget_mb)
-            .context("cannot start the pixel threads")?,
+        pool: pool(settings, threads, &config)?,
         default_variant: config.images.default_variant.clone(),
         max_file_bytes,
     });

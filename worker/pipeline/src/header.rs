@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Format, Limits, PipelineError, sniff};
 
 mod bmp;
@@ -15,7 +17,7 @@ pub(crate) use exif::Attribution;
 pub(crate) use jpeg::has_end as jpeg_has_end;
 
 /// What the header of an image says, after the limits were checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Header {
     /// Format, by content.

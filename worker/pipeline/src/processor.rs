@@ -4,6 +4,7 @@ mod animated;
 mod render;
 
 use plane_resample::Resampler;
+use serde::{Deserialize, Serialize};
 
 use crate::buffers::Buffers;
 use crate::colour::{Profiles, ToSrgb};
@@ -18,7 +19,7 @@ use crate::watermark::Stamp;
 use crate::{Format, PipelineError};
 
 /// What was made of an image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Processed {
     /// What the input's header said.
@@ -36,7 +37,7 @@ pub struct Processed {
 }
 
 /// One encoded variant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Encoded {
     /// Name of the variant.
@@ -49,7 +50,8 @@ pub struct Encoded {
     pub height: u32,
     /// Frames: 1 unless the variant is animated.
     pub frames: u32,
-    /// The file.
+    /// The file. Left out of the serialised form, which is for telling another process: send it beside.
+    #[serde(skip)]
     pub bytes: Vec<u8>,
 }
 

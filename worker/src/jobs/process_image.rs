@@ -132,13 +132,31 @@ fn judge(error: PoolError, job: &JobContext) -> Failure {
         PoolError::Pipeline(error) if error.is_permanent() => {
             Failure::Permanent { code: error.code().to_owned(), detail: capitalised(&error.to_string()) }
         }
-        // A codec that panics on these bytes will do so again; the second run only makes sure that it was not the machine.
+        PoolError::Refused { code, detail, is_permanent: true } => {
+            Failure::Permanent { code, detail: capitalised(&detail) }
+        }
+        PoolError::TimedOut => permanent("decode_timeout", &error),
+        PoolError::MemoryLimit => permanent("memory_limit", &error),
+        PoolError::Crashed(_) => Failure::Permanent {
+            code: "decoder_crashed".to_owned(),
+            detail: "The image makes its decoder crash.".to_owned(),
+        },
+        // A codec that panics on these bytes will do so again; the second run only makes sure that it was not the machine. The same
+        // goes for a process that was killed: by an operator, or for want of memory that another job had taken.
         PoolError::Panicked if job.attempt() > 1 => Failure::Permanent {
             code: "codec_failed".to_owned(),
             detail: "The image makes its decoder fail.".to_owned(),
         },
+        PoolError::Killed if job.attempt() > 1 => Failure::Permanent {
+            code: "decoder_crashed".to_owned(),
+            detail: "The image makes its decoder be killed.".to_owned(),
+        },
         error => Failure::transient("cannot process the image", error),
     }
+}
+
+fn permanent(code: &str, error: &PoolError) -> Failure {
+    Failure::Permanent { code: code.to_owned(), detail: capitalised(&error.to_string()) }
 }
 
 fn capitalised(sentence: &str) -> String {

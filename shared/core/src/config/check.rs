@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 /// RFC 7518 section 3.2: an HS256 key must be at least as long as the hash, 32 bytes.
 const MIN_SECRET_BYTES: usize = 32;
 
+/// The program's own address space is some 30 MB, its buffers up to 100 MB.
+const MIN_ISOLATED_MB: u64 = 256;
+
 pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
     let mut addr = |name: &str, value: &str| {
         if value.parse::<SocketAddr>().is_err() {
@@ -98,6 +101,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ("queues.job_timeout_seconds", config.queues.job_timeout_seconds),
         ("worker.memory_budget_mb", config.worker.memory_budget_mb),
         ("worker.sweep_seconds", config.worker.sweep_seconds),
+        ("worker.decode_timeout_seconds", config.worker.decode_timeout_seconds),
         ("uploads.max_images", uploads.max_images as u64),
         ("uploads.max_concurrent_per_user", uploads.max_concurrent_per_user as u64),
         ("dreams.history_events", config.dreams.history_events),
@@ -106,6 +110,11 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         if value == 0 {
             errors.push(format!("{name}: must be 1 or more"));
         }
+    }
+    if config.worker.isolated_memory_mb < MIN_ISOLATED_MB {
+        errors.push(format!(
+            "worker.isolated_memory_mb: must be at least {MIN_ISOLATED_MB}, the program itself takes a part"
+        ));
     }
     // What has no record after an hour is taken for abandoned and removed.
     if config.http.request_timeout_seconds > 1800 {

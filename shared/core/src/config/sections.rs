@@ -137,10 +137,25 @@ pub struct WorkerConfig {
     pub metrics_addr: String,
     pub sweep_seconds: u64,
     pub sweep_after_seconds: u64,
+    pub decode_timeout_seconds: u64,
+    pub isolate: Isolate,
+    pub isolated_memory_mb: u64,
+}
+
+/// Where images are worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolate {
+    /// In threads of the worker.
+    Off,
+    /// In processes that can do nothing else, so that a codec that crashes takes nothing with it.
+    Process,
 }
 
 impl WorkerConfig {
     seconds! {
+        /// Time until an image is decoded.
+        decode_timeout = decode_timeout_seconds;
         /// Time for running jobs after SIGTERM.
         shutdown_grace = shutdown_grace_seconds;
         /// Pause between two sweeps.

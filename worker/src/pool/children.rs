@@ -1,0 +1,241 @@
+//! Processes that images are decoded in: whatever a file does to a codec, it does to a process that has nothing and can be replaced.
+//!
+//! Each is this worker's own program again, so that both are of one version also while a deployment replaces the file. A child serves one
+//! image after another; one that is idle waits in a list, one that fails is never used again.
+
+use super::{
+    Isolation, PoolError,
+    wire::{ANSWER, Answer, DECODED, MAX_ANSWER_BYTES, MAX_VARIANTS_BYTES, Setup},
+};
+use oneiro_pipeline::{Processed, Settings};
+use parking_lot::Mutex;
+use rustix::process::Signal;
+use std::{io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::Semaphore,
+    time::timeout,
+};
+
+/// A child keeps the decode limit by itself where it can, which saves a new one: it gets so much longer before it is killed.
+const DECODE_GRACE: Duration = Duration::from_secs(1);
+/// A child whose pipes are closed is about to end.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+/// How much of a dead child's last words is read.
+const LAST_WORDS_BYTES: u64 = 4096;
+
+pub(super) struct Children {
+    isolation: Isolation,
+    /// As the child reads it.
+    setup: Vec<u8>,
+    decode: Duration,
+    places: Semaphore,
+    idle: Mutex<Vec<Place>>,
+}
+
+impl Children {
+    pub(super) fn new(settings: &Settings, places: usize, decode: Duration, isolation: Isolation) -> Self {
+        let watermark = settings.watermark.as_ref().and_then(|watermark| watermark.image.clone());
+        let json = serde_json::to_vec(&Setup {
+            settings: settings.clone(),
+            watermark_bytes: watermark.as_ref().map(|image| image.len() as u64),
+            memory_bytes: isolation.memory_mb << 20,
+            cpu_seconds: isolation.cpu_seconds,
+            decode_ms: u64::try_from(decode.as_millis()).unwrap_or(u64::MAX),
+        })
+        .expect("settings are plain data with text keys");
+        let mut setup = (json.len() as u32).to_le_bytes().to_vec();
+        setup.extend(json);
+        setup.extend(watermark.as_deref().unwrap_or_default());
+        Self { isolation, setup, decode, places: Semaphore::new(places), idle: Mutex::default() }
+    }
+
+    /// # Cancel safety
+    /// Dropped, the child is killed: it would go on with an image that nobody waits for.
+    pub(super) async fn process(&self, bytes: &[u8]) -> Result<Processed, PoolError> {
+        let _place = self.places.acquire().await.map_err(|_| PoolError::Closed)?;
+        let mut place = match self.take_idle() {
+            Some(place) => place,
+            None => self.start().await?,
+        };
+        let broken = match place.work(bytes, self.decode).await {
+            Ok(answer) => {
+                self.idle.lock().push(place);
+                return match answer {
+                    Answer::Processed { processed, .. } => Ok(processed),
+                    Answer::Refused { code, detail, is_permanent } => {
+                        Err(PoolError::Refused { code, detail, is_permanent })
+                    }
+                    Answer::Panicked => Err(PoolError::Panicked),
+                };
+            }
+            Err(broken) => broken,
+        };
+        let error = place.end(broken).await;
+        metrics::counter!("oneiro_pipeline_children_lost_total").increment(1);
+        tracing::warn!(%error, image_bytes = bytes.len(), "the process that decoded an image was lost");
+        Err(error)
+    }
+
+    /// An idle child that lives: the system may have ended one that did nothing.
+    fn take_idle(&self) -> Option<Place> {
+        let mut idle = self.idle.lock();
+        loop {
+            let mut place = idle.pop()?;
+            if matches!(place.child.try_wait(), Ok(None)) {
+                return Some(place);
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Place, PoolError> {
+        let mut command = Command::new(&self.isolation.program);
+        command.arg("pipeline-child").env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C in a terminal goes to the whole group, and the worker finishes its images first.
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(PoolError::Start)?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(PoolError::Start(io::Error::other("the child has no pipes")));
+        };
+        input.write_all(&self.setup).await.map_err(PoolError::Start)?;
+        Ok(Place { child, input, output: BufReader::new(output) })
+    }
+}
+
+/// A child and the ends of its pipes.
+struct Place {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Why a child cannot be used again.
+enum Broken {
+    /// It did not decode the image in time.
+    Late,
+    /// It does not keep to the protocol.
+    Nonsense(&'static str),
+    /// Its pipes are closed.
+    Gone,
+}
+
+impl From<io::Error> for Broken {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl Place {
+    async fn work(&mut self, bytes: &[u8], decode: Duration) -> Result<Answer, Broken> {
+        let first = timeout(decode + DECODE_GRACE, async {
+            self.input.write_all(&(bytes.len() as u64).to_le_bytes()).await?;
+            self.input.write_all(bytes).await?;
+            self.output.read_u8().await
+        });
+        let word = match first.await.map_err(|_| Broken::Late)?? {
+            // What follows has the job's own time limit, and the child's limit of CPU time.
+            DECODED => self.output.read_u8().await?,
+            word => word,
+        };
+        if word != ANSWER {
+            return Err(Broken::Nonsense("an unknown word"));
+        }
+        read_answer(&mut self.output).await
+    }
+
+    /// Ends the child, and tells what it died of.
+    async fn end(mut self, broken: Broken) -> PoolError {
+        match broken {
+            Broken::Late => return PoolError::TimedOut,
+            Broken::Nonsense(what) => return PoolError::Crashed(format!("it answered with {what}")),
+            Broken::Gone => {}
+        }
+        drop(self.input);
+        let Ok(Ok(status)) = timeout(LAST_BREATH, self.child.wait()).await else {
+            return PoolError::Crashed("it closed its pipes".to_owned());
+        };
+        let mut words = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            // What can be read is told; a broken pipe has nothing to tell.
+            drop(timeout(LAST_BREATH, stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words)).await);
+        }
+        let words = String::from_utf8_lossy(&words);
+        match status.signal() {
+            Some(number) if number == Signal::KILL.as_raw() => PoolError::Killed,
+            Some(number) if number == Signal::XCPU.as_raw() => PoolError::TimedOut,
+            // The standard library's only sign, on a stable compiler, of an allocation that failed.
+            Some(number) if number == Signal::ABORT.as_raw() && words.contains("memory allocation of") => {
+                PoolError::MemoryLimit
+            }
+            _ => PoolError::Crashed(match words.trim() {
+                "" => status.to_string(),
+                words => format!("{status}: {words}"),
+            }),
+        }
+    }
+}
+
+async fn read_answer(output: &mut (impl AsyncRead + Unpin)) -> Result<Answer, Broken> {
+    let length = output.read_u32_le().await?;
+    if length > MAX_ANSWER_BYTES {
+        return Err(Broken::Nonsense("too long an answer"));
+    }
+    let mut json = vec![0; length as usize];
+    output.read_exact(&mut json).await?;
+    let mut answer: Answer = serde_json::from_slice(&json).map_err(|_| Broken::Nonsense("an unreadable answer"))?;
+    if let Answer::Processed { processed, sizes } = &mut answer {
+        let total = sizes.iter().try_fold(0_u64, |sum, size| sum.checked_add(*size));
+        if sizes.len() != processed.variants.len() || total.is_none_or(|total| total > MAX_VARIANTS_BYTES) {
+            return Err(Broken::Nonsense("impossible sizes"));
+        }
+        for (variant, size) in processed.variants.iter_mut().zip(sizes) {
+            variant.bytes.reserve_exact(*size as usize);
+            if output.take(*size).read_to_end(&mut variant.bytes).await? as u64 != *size {
+                return Err(Broken::Gone);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> &'static str {
+        match read_answer(&mut &*bytes).await {
+            Ok(_) => "an answer",
+            Err(Broken::Nonsense(what)) => what,
+            Err(Broken::Gone) => "the end",
+            Err(Broken::Late) => "lateness",
+        }
+    }
+
+    fn framed(json: &str) -> Vec<u8> {
+        [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat()
+    }
+
+    #[tokio::test]
+    async fn a_child_is_believed_nothing() {
+        assert_eq!(read(&framed(r#""Panicked""#)).await, "an answer");
+        assert_eq!(read(&[0xff; 64]).await, "too long an answer");
+        assert_eq!(read(&framed("{}")).await, "an unreadable answer");
+        assert_eq!(read(&framed(r#""Panicked""#)[..6]).await, "the end");
+        let header = r#"{"format":"gif","width":1,"height":1,"orientation":1,"frames":1,"has_alpha":false,"is_progressive":false,"scans":1,"components":3,"bytes_of_four":12,"has_icc":false}"#;
+        let variant = r#"{"name":"v","format":"jpeg","width":1,"height":1,"frames":1}"#;
+        for (sizes, verdict) in [
+            ("[]", "impossible sizes"),
+            ("[600000000]", "impossible sizes"),
+            ("[18446744073709551615]", "impossible sizes"),
+            ("[3]", "the end"),
+            ("[0]", "an answer"),
+        ] {
+            let json = format!(
+                r##"{{"Processed":{{"processed":{{"header":{header},"variants":[{variant}],"placeholder":"","dominant_color":"#000000","perceptual_hash":0,"is_salvaged":false}},"sizes":{sizes}}}}}"##
+            );
+            assert_eq!(read(&framed(&json)).await, verdict, "{sizes}");
+        }
+    }
+}

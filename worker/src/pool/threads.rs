@@ -1,0 +1,134 @@
+//! Threads that work on pixels. One [`Processor`] a thread keeps its buffers between images.
+
+use super::PoolError;
+use bytes::Bytes;
+use oneiro_pipeline::{Processed, Processor, Settings, Stage, Stop};
+use std::{
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
+
+struct Order {
+    bytes: Bytes,
+    is_unwanted: Arc<AtomicBool>,
+    /// Given back when the thread is done with the image, also where nobody waits for it any more.
+    admitted: OwnedSemaphorePermit,
+    answer: oneshot::Sender<Result<Processed, PoolError>>,
+}
+
+pub(super) struct Threads {
+    orders: mpsc::Sender<Order>,
+}
+
+impl Threads {
+    pub(super) fn start(settings: &Settings, count: usize, decode: Duration) -> std::io::Result<Self> {
+        // One order waits per thread; more wait in their own futures, with their memory not yet admitted.
+        let (orders, inbox) = mpsc::channel(count);
+        let inbox = Arc::new(Mutex::new(inbox));
+        for number in 0..count {
+            let (inbox, settings) = (inbox.clone(), settings.clone());
+            thread::Builder::new().name(format!("pixels-{number}")).spawn(move || work(&inbox, &settings, decode))?;
+        }
+        Ok(Self { orders })
+    }
+
+    pub(super) async fn process(&self, bytes: Bytes, admitted: OwnedSemaphorePermit) -> Result<Processed, PoolError> {
+        let is_unwanted = Arc::new(AtomicBool::new(false));
+        let guard = Unwanted(is_unwanted.clone());
+        let (answer, result) = oneshot::channel();
+        self.orders.send(Order { bytes, is_unwanted, admitted, answer }).await.map_err(|_| PoolError::Closed)?;
+        let result = result.await.map_err(|_| PoolError::Closed)?;
+        drop(guard);
+        result
+    }
+}
+
+/// Marks an order as unwanted when its future is dropped.
+struct Unwanted(Arc<AtomicBool>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn work(inbox: &Mutex<mpsc::Receiver<Order>>, settings: &Settings, decode: Duration) {
+    let mut processor = Processor::new(settings.clone());
+    loop {
+        // The guard lives for this statement only: the next thread waits for its order while this one works.
+        let Some(order) = inbox.blocking_lock().blocking_recv() else { return };
+        let result = carry_out(&mut processor, &order.bytes, &order.is_unwanted, decode);
+        let Order { admitted, answer, .. } = order;
+        drop(admitted);
+        // The caller may be gone: cancelled, timed out, or stopping.
+        drop(answer.send(result));
+    }
+}
+
+fn carry_out(
+    processor: &mut Processor,
+    bytes: &[u8],
+    is_unwanted: &AtomicBool,
+    decode: Duration,
+) -> Result<Processed, PoolError> {
+    let mut late = deadline(decode);
+    let mut control = |stage: Stage| {
+        if is_unwanted.load(Ordering::Relaxed) { ControlFlow::Break(Stop::Cancelled) } else { late(stage) }
+    };
+    match catch_unwind(AssertUnwindSafe(|| processor.process(bytes, &mut control))) {
+        Ok(result) => result.map_err(PoolError::from),
+        Err(_) => {
+            *processor = Processor::new(processor.settings().clone());
+            Err(PoolError::Panicked)
+        }
+    }
+}
+
+/// Stops an image that is not decoded after `limit`, counted from now.
+pub(super) fn deadline(limit: Duration) -> impl FnMut(Stage) -> ControlFlow<Stop> {
+    let started = Instant::now();
+    let mut is_decoded = false;
+    move |stage| {
+        // Asked once more when the decode is done, which is the only time a JPEG's is seen.
+        let is_late = !is_decoded && started.elapsed() > limit;
+        is_decoded |= stage == Stage::Decoded;
+        if is_late { ControlFlow::Break(Stop::TimedOut) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+
+    fn code(is_unwanted: bool, decode: Duration) -> Option<&'static str> {
+        let mut processor = Processor::new(Settings::default());
+        match carry_out(&mut processor, GIF, &AtomicBool::new(is_unwanted), decode) {
+            Ok(_) => None,
+            Err(PoolError::Pipeline(error)) => Some(error.code()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn an_unwanted_image_and_a_late_one_stop() {
+        assert_eq!(code(false, Duration::MAX), None);
+        assert_eq!(code(true, Duration::MAX), Some("cancelled"));
+        assert_eq!(code(false, Duration::ZERO), Some("decode_timeout"));
+    }
+
+    #[test]
+    fn the_decode_limit_ends_with_the_decode() {
+        let mut late = deadline(Duration::ZERO);
+        assert!(late(Stage::Decoded).is_break());
+        assert!(late(Stage::Encoding { done: 0, total: 1 }).is_continue());
+    }
+}

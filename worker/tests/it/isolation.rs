@@ -1,0 +1,221 @@
+//! Images in processes of their own: the same bytes come out, and whatever happens to a child happens to one image only.
+
+use std::{
+    io::Cursor,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use image::{DynamicImage, ImageFormat, RgbImage};
+use oneiro_pipeline::{Output, Processed, Settings, Target, VariantSpec, Watermark};
+use oneiro_worker::{Isolation, Limits, Pool, PoolError};
+use rustix::process::{Pid, Signal, kill_process};
+
+const LIMITS: Limits = Limits { budget_mb: 2048, decode: Duration::from_secs(300) };
+/// For what must happen at some time, on a machine of any load.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn isolation() -> Isolation {
+    Isolation { program: env!("CARGO_BIN_EXE_worker").into(), memory_mb: 4096, cpu_seconds: 300 }
+}
+
+fn pool(places: usize) -> Pool {
+    Pool::processes(settings(), places, LIMITS, isolation())
+}
+
+fn settings() -> Settings {
+    let mut stamped = VariantSpec::new("stamped", Target::LongEdge(90)).with_format(Output::Png);
+    stamped.watermark = true;
+    let mut settings = Settings::default();
+    settings.variants = vec![
+        stamped,
+        VariantSpec::new("web", Target::LongEdge(64)).with_format(Output::WebP),
+        VariantSpec::new("j", Target::LongEdge(50)),
+    ];
+    settings.watermark = Some(Watermark::new(picture(8, 8, ImageFormat::Png).to_vec()));
+    settings
+}
+
+fn picture(width: u32, height: u32, format: ImageFormat) -> Bytes {
+    let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    encode(image, format)
+}
+
+fn encode(image: RgbImage, format: ImageFormat) -> Bytes {
+    let mut out = Cursor::new(Vec::new());
+    DynamicImage::from(image).write_to(&mut out, format).expect("encodable");
+    out.into_inner().into()
+}
+
+/// An image that keeps a child busy for seconds: large, and packed with the most effort.
+fn slow() -> (Settings, Bytes) {
+    let mut settings = Settings::default();
+    settings.variants = (0..8)
+        .map(|index| {
+            let mut spec =
+                VariantSpec::new(format!("v{index}"), Target::LongEdge(2000 + index)).with_format(Output::WebP);
+            (spec.lossless, spec.effort) = (true, 6);
+            spec
+        })
+        .collect();
+    (settings, picture(2400, 2400, ImageFormat::Bmp))
+}
+
+/// The worker's program under a name by which its processes are known: tests run side by side.
+fn named_program(folder: &Path) -> PathBuf {
+    let path = folder.join("worker");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_worker"), &path).expect("a link");
+    path
+}
+
+/// A process of `program` that has spent CPU time, and so has an image before it.
+fn busy(program: &Path) -> Option<i32> {
+    let is_busy = |pid: i32| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Field 14 of proc(5)'s stat: user time in ticks of 10 ms.
+        let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(11)?.parse().ok()?;
+        (line.starts_with(program.to_str()?) && ticks >= 20).then_some(pid)
+    };
+    let mut entries = std::fs::read_dir("/proc").expect("Linux");
+    entries.find_map(|entry| is_busy(entry.ok()?.file_name().to_str()?.parse().ok()?))
+}
+
+async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_bytes_come_out_as_in_a_thread() {
+    let (children, threads) = (pool(2), Pool::threads(settings(), 1, LIMITS).unwrap());
+    for round in 0..3 {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp] {
+            let file = picture(200 + 31 * round, 120, format);
+            let (a, b) = tokio::join!(children.process(file.clone()), children.process(file.clone()));
+            let expected: Processed = threads.process(file).await.unwrap();
+            assert_eq!(a.unwrap(), expected);
+            assert_eq!(b.unwrap(), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_has_the_same_code_and_costs_no_process() {
+    let children = pool(1);
+    let png = picture(300, 200, ImageFormat::Png);
+    for cut in [png.slice(..png.len() / 2), png.slice(..png.len() - 30)] {
+        match children.process(cut).await {
+            Err(PoolError::Refused { code, is_permanent, .. }) => {
+                assert_eq!((code.as_str(), is_permanent), ("truncated_image", true));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(children.process(png).await.unwrap().variants.len(), 3);
+}
+
+#[tokio::test]
+async fn a_child_that_is_lost_costs_its_own_image_only() {
+    let (settings, file) = slow();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = named_program(folder.path());
+    let pool = Pool::processes(settings, 1, LIMITS, Isolation { program: program.clone(), ..isolation() });
+    let small =
+        Bytes::from_static(b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
+    for signal in [Signal::KILL, Signal::SEGV, Signal::ABORT] {
+        let kill = async {
+            let pid = eventually("a busy child", || busy(&program)).await;
+            let pid = Pid::from_raw(pid).expect("a pid");
+            kill_process(pid, signal).expect("a child of ours");
+            if signal == Signal::SEGV {
+                // Rust's own handler takes the first for a fault that will come again, as a real one does.
+                eventually("the handler to be gone", || kill_process(pid, signal).is_err().then_some(())).await;
+            }
+        };
+        let (outcome, ()) = tokio::join!(pool.process(file.clone()), kill);
+        match (signal, outcome.map(drop).expect_err("its process is gone")) {
+            (Signal::KILL, PoolError::Killed) | (Signal::SEGV | Signal::ABORT, PoolError::Crashed(_)) => {}
+            (_, other) => panic!("{other}"),
+        }
+        assert_eq!(pool.process(small.clone()).await.expect("a new process").variants.len(), 8);
+    }
+    // A job that is cancelled or takes too long drops its future: its child ends at once.
+    {
+        let mut unwanted = std::pin::pin!(pool.process(file));
+        tokio::select! {
+            _ = &mut unwanted => panic!("it takes seconds"),
+            _ = eventually("a busy child", || busy(&program)) => {}
+        }
+    }
+    eventually("no busy child", || busy(&program).is_none().then_some(())).await;
+    assert_eq!(pool.process(small).await.expect("a new process").variants.len(), 8);
+}
+
+#[tokio::test]
+async fn memory_and_time_are_limited() {
+    // 100 megapixels need some 400 MB.
+    let mut large = Settings::default();
+    (large.limits.max_pixels, large.limits.max_file_bytes) = (200_000_000, 1 << 30);
+    let pool = Pool::processes(large, 1, LIMITS, Isolation { memory_mb: 256, ..isolation() });
+    match pool.process(encode(RgbImage::new(10_000, 10_000), ImageFormat::Png)).await {
+        Err(PoolError::MemoryLimit) => {}
+        Err(PoolError::Refused { code, is_permanent: true, .. }) => assert_eq!(code, "memory_limit"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(pool.process(picture(20, 20, ImageFormat::Png)).await.expect("a small image").variants.len(), 3);
+
+    let limits = Limits { decode: Duration::ZERO, ..LIMITS };
+    let pool = Pool::processes(Settings::default(), 1, limits, isolation());
+    match pool.process(picture(2000, 2000, ImageFormat::Png)).await {
+        Err(PoolError::Refused { code, is_permanent: true, .. }) => assert_eq!(code, "decode_timeout"),
+        other => panic!("{other:?}"),
+    }
+
+    let (settings, file) = slow();
+    let pool = Pool::processes(settings, 1, LIMITS, Isolation { cpu_seconds: 0, ..isolation() });
+    assert!(matches!(pool.process(file).await, Err(PoolError::TimedOut)));
+}
+
+/// A program that answers an image as the script says.
+fn impostor(folder: &Path, script: &str) -> PathBuf {
+    let path = folder.join("impostor");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    path
+}
+
+#[tokio::test]
+async fn a_child_that_lost_its_mind_is_replaced() {
+    for (script, expected) in [
+        ("head -c 100 >/dev/null; echo nonsense; cat >/dev/null", "an unknown word"),
+        (r"head -c 100 >/dev/null; printf 'a\377\377\377\377'; cat >/dev/null", "too long an answer"),
+        (r"head -c 100 >/dev/null; printf 'a\002\000\000\000{}'; cat >/dev/null", "an unreadable answer"),
+        ("head -c 100 >/dev/null; echo 'so long' >&2; exit 7", "so long"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = impostor(folder.path(), script);
+        let pool = Pool::processes(settings(), 1, LIMITS, Isolation { program, ..isolation() });
+        for _ in 0..2 {
+            match pool.process(picture(20, 20, ImageFormat::Png)).await {
+                Err(PoolError::Crashed(why)) => assert!(why.contains(expected), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let hung = Isolation { program: impostor(folder.path(), "cat >/dev/null"), ..isolation() };
+    let pool = Pool::processes(settings(), 1, Limits { decode: Duration::ZERO, ..LIMITS }, hung);
+    assert!(matches!(pool.process(picture(20, 20, ImageFormat::Png)).await, Err(PoolError::TimedOut)));
+    let missing = Isolation { program: folder.path().join("missing"), ..isolation() };
+    let pool = Pool::processes(settings(), 1, LIMITS, missing);
+    assert!(matches!(pool.process(picture(20, 20, ImageFormat::Png)).await, Err(PoolError::Start(_))));
+}
