@@ -1,6 +1,6 @@
 //! What load balancers and monitoring ask.
 
-use crate::{ApiError, AppState};
+use crate::{ApiError, AppState, error::report};
 use poem::{
     IntoResponse, Response, handler,
     http::{StatusCode, header},
@@ -32,9 +32,14 @@ pub(super) async fn ready(state: Data<&Arc<AppState>>) -> Response {
     Json(body).with_status(status).into_response()
 }
 
-/// Prometheus's text format.
+/// Prometheus's text format. The queues' gauges are read from Redis now; without it the scrape brings what this process knows.
 #[handler]
-pub(super) fn metrics(state: Data<&Arc<AppState>>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(state: Data<&Arc<AppState>>) -> Result<Response, ApiError> {
     let handle = state.metrics.as_ref().ok_or_else(|| ApiError::not_found("page"))?;
+    match tokio::time::timeout(PROBE_LIMIT, state.queues.observe()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = report(&error), "the queues cannot be measured"),
+        Err(_) => tracing::warn!("the queues cannot be measured: redis is slow"),
+    }
     Ok(handle.render().with_header(header::CONTENT_TYPE, "text/plain; version=0.0.4").into_response())
 }

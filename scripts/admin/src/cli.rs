@@ -23,6 +23,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "Examples:
   oneiro queues                                  how many jobs wait, run, died
+  oneiro queues forecast                         how many workers it takes
   oneiro jobs list --state dead                  what went wrong
   oneiro jobs show 01JD2...                      one job with its last error
   oneiro jobs explain 01JD2...                   why it is not running
@@ -140,6 +141,12 @@ pub(crate) enum QueuesCommand {
     Resume {
         /// Its name.
         name: String,
+    },
+    /// Tell how fast jobs come and go, when nothing will wait any more, and how many workers that takes.
+    Forecast {
+        /// How soon a job should be taken, in seconds; queues.target_wait_seconds where it is not given.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        within: Option<u64>,
     },
     /// Bound how fast a queue's jobs start, or how many jobs of one group (of one user) run at once. In force at once, for
     /// all workers together, until it is changed.

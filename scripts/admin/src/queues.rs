@@ -48,6 +48,10 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
             show::text(&format!("queue {name} goes on"));
             return Ok(());
         }
+        Some(QueuesCommand::Forecast { within }) => {
+            let target = within.map_or_else(|| config.queues.target_wait(), Duration::from_secs);
+            return forecast(target, config, json).await;
+        }
         Some(QueuesCommand::Limit(args)) => return limit(args, config).await,
         Some(QueuesCommand::Adopt(args)) => return adopt(args, config, json).await,
         None => {}
@@ -93,6 +97,50 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
         "workers",
         "is",
     ];
+    show::table(&headers, rows, "no queues");
+    Ok(())
+}
+
+async fn forecast(target: Duration, config: &Config, json: bool) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for queue in open(config).await? {
+        let forecast = queue.forecast().await?;
+        all.push((queue.name().to_string(), forecast.wanted_workers(target), forecast));
+    }
+    if json {
+        let all: Vec<serde_json::Value> = all
+            .iter()
+            .map(|(name, wanted, forecast)| {
+                let mut value = serde_json::to_value(forecast)?;
+                value["name"] = name.as_str().into();
+                value["wanted_workers"] = (*wanted).into();
+                Ok(value)
+            })
+            .collect::<serde_json::Result<_>>()?;
+        return show::json(&all);
+    }
+    let rows = all
+        .into_iter()
+        .map(|(name, wanted, f)| {
+            let unknown = || "not known yet".to_owned();
+            vec![
+                name,
+                f.backlog.to_string(),
+                format!("{:.2}", f.arrivals_per_second),
+                format!("{:.2}", f.completions_per_second),
+                f.mean_run_time.map_or_else(unknown, show::span),
+                match f.drain_in {
+                    Some(Duration::ZERO) => "is empty".to_owned(),
+                    Some(time) => format!("in {}", show::span(time)),
+                    None => "not at this rate".to_owned(),
+                },
+                f.workers.to_string(),
+                wanted.map_or_else(unknown, |count| count.to_string()),
+            ]
+        })
+        .collect();
+    let wanted = format!("workers for {}", show::span(target));
+    let headers = ["queue", "waiting", "arrive/s", "end/s", "a run takes", "empty", "workers", &wanted];
     show::table(&headers, rows, "no queues");
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The arguments of Oneiro's job kinds. Payloads may only grow: a field added later has a default.
 
+mod observe;
+
 use crate::{
     auth::UserId,
     config::QueuesConfig,
@@ -64,6 +66,7 @@ pub struct Queues {
     pub deletes: Queue,
     max_attempts: u32,
     job_timeout: Duration,
+    target_wait: Duration,
 }
 
 impl Queues {
@@ -81,6 +84,7 @@ impl Queues {
             deletes: queue(&config.deletes),
             max_attempts: config.max_attempts,
             job_timeout: config.job_timeout(),
+            target_wait: config.target_wait(),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::dreams::noise_in_a_png;
 use anyhow::{Context, Result, ensure};
 use apalis_core::backend::TaskSink;
 use apalis_redis::{Config, RedisStorage};
-use oneiro_tests::{Form, Oneiro, eventually, photo};
+use oneiro_tests::{Form, Oneiro, Tier, eventually, photo};
 use serde_json::Value;
 
 /// Runs `oneiro ARGS --json` and reads its answer.
@@ -117,6 +117,34 @@ async fn queues_and_workers_are_shown_paused_and_resumed() -> Result<()> {
     text(&oneiro, &["queues", "resume", "images"]).await?;
     ada.settled(id, "completed").await?;
     assert!(text(&oneiro, &["queues"]).await?.contains("images"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_come_is_told_to_people_and_to_monitoring() -> Result<()> {
+    let oneiro = Oneiro::start().await?;
+    let ada = oneiro.user(1)?;
+    let id = ada.dream(Form::new("Measured", "text").image(1, photo::jpeg(64, 48, 1)?, 0)).await?;
+    ada.settled(id, "completed").await?;
+    let images = eventually("a run was measured", async || {
+        let queues = json(&oneiro, &["queues", "forecast", "--within", "30"]).await?;
+        let images = queues.as_array().into_iter().flatten().find(|queue| queue["name"] == "images").cloned();
+        Ok(images.filter(|images| images["completions_per_second"].as_f64() > Some(0.0)))
+    })
+    .await?;
+    assert_eq!((&images["backlog"], &images["wanted_workers"]), (&0.into(), &1.into()), "{images}");
+    assert!(images["mean_run_time"]["nanos"].as_u64() > Some(0), "{images}");
+    assert!(text(&oneiro, &["queues", "forecast"]).await?.contains("workers for 10s"));
+
+    let metrics = reqwest::get(format!("{}/metrics", oneiro.url(Tier::Api))).await?.text().await?;
+    for line in [
+        r#"oneiro_queue_jobs{queue="images",state="completed"} 1"#,
+        r#"oneiro_queue_workers{queue="images"} 1"#,
+        r#"oneiro_queue_wanted_workers{queue="images"} 1"#,
+        r#"oneiro_queue_paused{queue="deletes"} 0"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
     Ok(())
 }
 

@@ -99,6 +99,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ("redis.reconnect_max_seconds", config.redis.reconnect_max_seconds),
         ("queues.max_attempts", u64::from(config.queues.max_attempts)),
         ("queues.job_timeout_seconds", config.queues.job_timeout_seconds),
+        ("queues.target_wait_seconds", config.queues.target_wait_seconds),
         ("worker.memory_budget_mb", config.worker.memory_budget_mb),
         ("worker.sweep_seconds", config.worker.sweep_seconds),
         ("worker.decode_timeout_seconds", config.worker.decode_timeout_seconds),

@@ -185,6 +185,7 @@ pub struct QueuesConfig {
     pub max_depth: u64,
     pub max_waiting_mb: u64,
     pub max_wait_seconds: u64,
+    pub target_wait_seconds: u64,
     pub completed_retention_seconds: u64,
     pub completed_retention_count: u64,
     pub dead_retention_seconds: u64,
@@ -197,6 +198,8 @@ impl QueuesConfig {
         job_timeout = job_timeout_seconds;
         /// Longest time a new job may be expected to wait.
         max_wait = max_wait_seconds;
+        /// How soon a job should be taken: what the number of wanted workers is computed for.
+        target_wait = target_wait_seconds;
         /// How long finished jobs can be listed.
         completed_retention = completed_retention_seconds;
         /// How long dead jobs are kept.
