@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` of a worker, where `worker.metrics_addr` says so.
 
 use anyhow::Context;
+use apalis_fred::Canary;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{
     EndpointExt, Route, Server, get, handler,
@@ -18,6 +19,8 @@ pub(crate) struct Health {
     pub(crate) redis: fred::clients::Client,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) stop: CancellationToken,
+    /// Knows whether this process's workers do what they should.
+    pub(crate) canary: Canary,
 }
 
 /// Binds at once, so that a taken port is told before the first job; then serves in the background.
@@ -47,6 +50,9 @@ fn alive() -> &'static str {
 async fn ready(health: Data<&Arc<Health>>) -> (StatusCode, &'static str) {
     if health.stop.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if let Some(stuck) = health.canary.stuck() {
+        tracing::warn!(queue.name = %stuck.queue, job.kind = stuck.kind, "not ready: the worker is stuck");
+        (StatusCode::SERVICE_UNAVAILABLE, "jobs are not worked on")
     } else if oneiro_core::redis::answers(&health.redis, PROBE_LIMIT).await {
         (StatusCode::OK, "ok")
     } else {

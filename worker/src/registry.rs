@@ -5,7 +5,7 @@ use crate::{
     jobs::{delete_images, process_image},
 };
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
-use apalis_fred::{FredStorage, WorkerOptions};
+use apalis_fred::{Canary, FredStorage, WorkerOptions};
 use oneiro_core::jobs::{DeleteImages, ProcessImage};
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) images_at_once: usize,
     /// Time for running jobs after the stop signal.
     pub(crate) grace: Duration,
+    /// Looks at all workers of this process.
+    pub(crate) canary: Canary,
 }
 
 /// Adds a worker to the monitor: the job's type, its queue, how many at once, its handler.
@@ -27,7 +29,12 @@ macro_rules! serve {
     ($monitor:expr, $plan:expr, $shared:expr, $kind:ty, $queue:ident, $at_once:expr, $handler:path) => {{
         let (shared, at_once): (Arc<Shared>, usize) = ($shared.clone(), $at_once);
         let name = format!("{}-{}", $plan.name, stringify!($queue));
-        let options = WorkerOptions { concurrency: at_once, shutdown_grace: $plan.grace, ..WorkerOptions::default() };
+        let options = WorkerOptions {
+            concurrency: at_once,
+            shutdown_grace: $plan.grace,
+            canary: $plan.canary.clone(),
+            ..WorkerOptions::default()
+        };
         $monitor.register(move |_| {
             WorkerBuilder::new(name.as_str())
                 .backend(FredStorage::<$kind>::new(shared.queues.$queue.clone(), options.clone()))

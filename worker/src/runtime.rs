@@ -9,6 +9,7 @@ use crate::{
 };
 use anyhow::Context;
 use apalis::prelude::Monitor;
+use apalis_fred::Canary;
 use clap::{Parser, Subcommand};
 use oneiro_core::{
     config::{Config, ConfigErrors, Isolate, Role},
@@ -136,8 +137,9 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         max_file_bytes,
     });
     let stop = CancellationToken::new();
+    let canary = Canary::default();
     if !config.worker.metrics_addr.is_empty() {
-        let health = Health { redis: client.clone(), metrics, stop: stop.clone() };
+        let health = Health { redis: client.clone(), metrics, stop: stop.clone(), canary: canary.clone() };
         health::serve(&config.worker.metrics_addr, health).await?;
     }
     let sweeper = tokio::spawn(sweep::run(
@@ -147,8 +149,12 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         stop.clone(),
     ));
     let grace = config.worker.shutdown_grace();
-    let plan =
-        Plan { name: format!("worker-{}", std::process::id()), images_at_once: threads * IN_FLIGHT_PER_THREAD, grace };
+    let plan = Plan {
+        name: format!("worker-{}", std::process::id()),
+        images_at_once: threads * IN_FLIGHT_PER_THREAD,
+        grace,
+        canary,
+    };
     let monitor = registry::register(Monitor::new(), &plan, &shared).shutdown_timeout(grace + HAND_BACK);
     tracing::info!(worker.id = plan.name, threads, images_at_once = plan.images_at_once, "working");
     let signal = {

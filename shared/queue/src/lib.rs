@@ -49,7 +49,7 @@ pub use queue::{
     CancelOutcome, Explanation, Forecast, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue,
     QueueStats, RunningJob, State, WorkerRecord, list_queues,
 };
-pub use worker::{FredStorage, JobContext, Settle, SettleLayer, WorkerOptions};
+pub use worker::{Canary, FredStorage, Health, JobContext, Settle, SettleLayer, Sighting, WorkerOptions};
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -1,6 +1,7 @@
 //! The worker's side: an apalis backend, and the tasks and the thread that keep it fed, alive and honest.
 
 mod budget;
+mod canary;
 mod connect;
 mod context;
 mod expose;
@@ -14,6 +15,7 @@ mod sink;
 mod step;
 mod storage;
 
+pub use canary::{Canary, Health, Sighting};
 pub use context::JobContext;
 pub use layer::{Settle, SettleLayer};
 pub use options::WorkerOptions;

@@ -3,7 +3,9 @@
 -- ARGV[1]  worker number, or 0 to look after others only   [2] lease ms   [3] grace ms   [4] kills that make poison
 -- ARGV[5]  the worker's description (JSON)   [6] ms to keep completed   [7] how many
 -- ARGV[8]  ms to keep dead and cancelled   [9] how many   [10] error text (JSON) for poison   [11] most jobs to recover
--- returns  {status, recovered jobs, 1 when there is more to recover}; status 1: this worker number is not registered
+-- ARGV[12] the worker's kind
+-- returns  {status, recovered jobs, 1 when there is more to recover, 1 when jobs of the kind wait and nothing keeps them};
+--          status 1: this worker number is not registered
 local now = clock()
 local limit = tonumber(ARGV[11])
 local status = 0
@@ -92,4 +94,8 @@ for _, kind in ipairs(call('SRANDMEMBER', P .. 'kinds', 10)) do
   end
   if is_waiting and call('HEXISTS', P .. 'cfg', 'paused') == 0 then wake(kind) end
 end
-return { status, recovered, more }
+local offered = 0
+local kind = ARGV[12]
+local cfg = call('HMGET', P .. 'cfg', 'paused', 'rate')
+if not cfg[1] and not cfg[2] and call('EXISTS', P .. 'r:h:' .. kind, P .. 'r:n:' .. kind, P .. 'r:l:' .. kind) > 0 then offered = 1 end
+return { status, recovered, more, offered }

@@ -9,7 +9,7 @@ use fred::{
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
-use crate::{JobId, QueueError, scripts};
+use crate::{Health, JobId, QueueError, scripts};
 
 /// Workers that a listing looks at.
 const MOST_WORKERS: i64 = 1_000;
@@ -51,6 +51,18 @@ pub struct WorkerRecord {
     /// Whether it has no room for another job, of whatever queue.
     #[serde(default)]
     pub is_full: bool,
+    /// What it does about this queue's jobs.
+    #[serde(default)]
+    pub health: Health,
+    /// When it last claimed a job of this queue, ms since the epoch.
+    #[serde(default)]
+    pub last_fetched_at_ms: Option<u64>,
+    /// When a job of this queue last ended in it, ms since the epoch.
+    #[serde(default)]
+    pub last_finished_at_ms: Option<u64>,
+    /// Whether jobs waited for which it had room, at its last sign of life.
+    #[serde(default)]
+    pub is_offered: bool,
     /// The longest running of them, at most 20.
     pub jobs: Vec<RunningJob>,
     /// Last sign of life, ms since the epoch by Redis' clock.
@@ -82,6 +94,9 @@ impl Queue {
                 worker.number = u32::try_from(number).unwrap_or(u32::MAX);
                 worker.beat_at_ms = beat.as_u64().unwrap_or(0);
                 worker.is_late = deadline.as_u64().unwrap_or(0) < now;
+                if worker.is_late {
+                    worker.health = Health::Stuck { since_ms: worker.beat_at_ms };
+                }
                 workers.push(worker);
             }
         }

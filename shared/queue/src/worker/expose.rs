@@ -137,6 +137,7 @@ impl Queue {
                 int(options.retention_dead.count).into(),
                 "".into(),
                 300.into(),
+                "".into(),
             ];
             let reply: Vec<i64> = self.run(&scripts::BEAT, args).await?;
             let recovered = reply.get(1).copied().unwrap_or(0);

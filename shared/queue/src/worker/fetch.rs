@@ -100,6 +100,7 @@ impl Fetcher {
 
     async fn work(&mut self, waiting: &Client) {
         loop {
+            self.source().pulse.turn();
             if self.source().number.load(Ordering::Acquire) == 0 {
                 self.lose_everything();
                 if self.is_over() {
@@ -284,6 +285,7 @@ impl Fetcher {
         if claimed.is_empty() {
             return;
         }
+        self.source().pulse.fetch();
         let mut tasks = Vec::with_capacity(claimed.len());
         let weak = Arc::downgrade(&self.shared);
         for (id, raw) in claimed {
@@ -307,8 +309,7 @@ impl Fetcher {
                 }
             }
         }
-        self.shared.buffer.lock().extend(tasks);
-        self.shared.waker.wake();
+        self.shared.lay_ready(tasks);
     }
 
     /// The job as apalis runs it; `None` when it cannot run here.

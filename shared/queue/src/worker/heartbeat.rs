@@ -96,9 +96,10 @@ async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -
             int(queue.retention_dead.count).into(),
             serde_json::to_string(&poison)?.into(),
             RECOVER.into(),
+            shared.kind.as_str().into(),
         ];
         let reply: Vec<i64> = scripts::run(calls, &scripts::BEAT, source.queue.prefix(), args).await?;
-        let [status, recovered, more] = reply[..] else {
+        let [status, recovered, more, is_waiting] = reply[..] else {
             return Err(QueueError::Corrupt { what: "an answer to a heartbeat that cannot be read" });
         };
         if status == 1 && number > 0 {
@@ -106,6 +107,9 @@ async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -
             source.number.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).ok();
             source.stir.notify_one();
         }
+        let has_room = shared.held.lock().len() < shared.options.room();
+        let is_open = !source.is_quiet.load(Ordering::Relaxed) && !shared.worker.is_shutting_down();
+        source.pulse.offer(is_waiting == 1 && has_room && is_open);
         if recovered > 0 {
             tracing::warn!(queue.name = %source.queue.name(), recovered, "took jobs from a dead worker");
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::canary::Canary;
+
 /// Settings of a worker (one [`FredStorage`](crate::FredStorage) given to one apalis worker).
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -15,6 +17,12 @@ pub struct WorkerOptions {
     pub shutdown_grace: Duration,
     /// How long a handler may take to end after its job's cancel; then it is dropped. Default 5 seconds.
     pub cancel_grace: Duration,
+    /// A worker of which every slot is held by a job that runs longer than this (or than its own timeout, where it has one), or that
+    /// leaves fetched jobs unstarted for so long, is told as [`Health::Stuck`](crate::Health::Stuck); nothing else follows. Set it above
+    /// the longest job without timeout. Default 10 minutes.
+    pub stuck_after: Duration,
+    /// Looks at this worker, without Redis. Default: one of its own.
+    pub canary: Canary,
     /// What [`WorkerRecord::host`](crate::WorkerRecord::host) says. Default: the machine's name, where the system tells it.
     pub host: String,
 }
@@ -26,6 +34,8 @@ impl Default for WorkerOptions {
             prefetch: 0,
             shutdown_grace: Duration::from_secs(25),
             cancel_grace: Duration::from_secs(5),
+            stuck_after: Duration::from_secs(600),
+            canary: Canary::default(),
             host: host_name(),
         }
     }

@@ -11,7 +11,12 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{budget::Budget, context::JobContext, options::WorkerOptions};
+use super::{
+    budget::Budget,
+    canary::{self, Pulse},
+    context::JobContext,
+    options::WorkerOptions,
+};
 use crate::{JobId, Queue, RunningJob, WorkerRecord};
 
 /// How a job's run ended.
@@ -57,6 +62,7 @@ pub(crate) struct Source {
     pub(crate) finishes: Mutex<Vec<Finish>>,
     /// Something for the fetch task to look at.
     pub(crate) stir: Notify,
+    pub(crate) pulse: Pulse,
     /// An operator wants the worker to take no new jobs of this queue.
     pub(crate) is_quiet: AtomicBool,
 }
@@ -77,6 +83,8 @@ pub(crate) struct Shared {
     /// Claimed jobs that apalis has not taken yet. Bounded by `WorkerOptions::room`.
     pub(crate) buffer: Mutex<VecDeque<Task<Vec<u8>>>>,
     pub(crate) waker: AtomicWaker,
+    /// When apalis last took a job from the buffer, or the buffer was empty.
+    taken_at: Mutex<Instant>,
     /// The fetch task is to settle everything and end.
     pub(crate) is_closing: AtomicBool,
     /// The fetch task has ended.
@@ -96,6 +104,7 @@ impl Shared {
             number: AtomicU32::new(0),
             finishes: Mutex::default(),
             stir: Notify::new(),
+            pulse: Pulse::new(),
             is_quiet: AtomicBool::new(false),
         };
         Self {
@@ -109,16 +118,44 @@ impl Shared {
             held: Mutex::default(),
             buffer: Mutex::default(),
             waker: AtomicWaker::new(),
+            taken_at: Mutex::new(Instant::now()),
             is_closing: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             close_waker: AtomicWaker::new(),
         }
     }
 
+    /// The next job for apalis to run.
+    pub(crate) fn pop(&self) -> Option<Task<Vec<u8>>> {
+        let task = self.buffer.lock().pop_front();
+        if task.is_some() {
+            *self.taken_at.lock() = Instant::now();
+        }
+        task
+    }
+
+    /// Lays claimed jobs ready for apalis.
+    pub(crate) fn lay_ready(&self, tasks: Vec<Task<Vec<u8>>>) {
+        let mut buffer = self.buffer.lock();
+        if buffer.is_empty() {
+            *self.taken_at.lock() = Instant::now();
+        }
+        buffer.extend(tasks);
+        drop(buffer);
+        self.waker.wake();
+    }
+
+    /// Since when apalis leaves claimed jobs where they are.
+    pub(crate) fn untaken_since(&self) -> Option<Instant> {
+        let is_waiting = !self.buffer.lock().is_empty();
+        is_waiting.then(|| *self.taken_at.lock())
+    }
+
     /// A job ended. One whose lease is gone is only forgotten: its end is not ours to tell.
     pub(crate) fn finish(&self, context: &JobContext, end: End) {
         self.held.lock().remove(&(context.source(), context.id()));
         let source = &self.sources[context.source()];
+        source.pulse.finish();
         if !context.is_lost() {
             let has_run = matches!(end, End::Completed { .. } | End::Failed { .. } | End::Dead { .. });
             let ran = context.started_at().filter(|_| has_run).map_or(Duration::ZERO, |at| at.elapsed());
@@ -201,6 +238,10 @@ impl Shared {
             is_quiet: self.sources[at].is_quiet.load(Ordering::Relaxed),
             running,
             is_full,
+            health: canary::health(self, at),
+            last_fetched_at_ms: self.sources[at].pulse.last_fetched().map(canary::in_ms),
+            last_finished_at_ms: self.sources[at].pulse.last_finished().map(canary::in_ms),
+            is_offered: self.sources[at].pulse.is_offered(),
             jobs: jobs.iter().map(|(id, at)| RunningJob { id: *id, for_ms: ms(at) }).collect(),
             beat_at_ms: 0,
             is_late: false,

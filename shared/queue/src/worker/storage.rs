@@ -196,7 +196,9 @@ impl<A> FredStorage<A> {
     fn shared(&mut self, worker: &WorkerContext) -> Arc<Shared> {
         let made = self.shared.get_or_insert_with(|| {
             let kind = (self.kind.clone(), self.version);
-            Arc::new(Shared::new(&self.queues, self.options.clone(), kind, worker.clone()))
+            let made = Arc::new(Shared::new(&self.queues, self.options.clone(), kind, worker.clone()));
+            self.options.canary.watch(&made);
+            made
         });
         Arc::clone(made)
     }
@@ -247,13 +249,12 @@ impl<A> Backend for FredStorage<A> {
         worker: &WorkerContext,
     ) -> Poll<Option<Result<Self::Task, QueueError>>> {
         let shared = self.started(worker);
-        if let Some(task) = shared.buffer.lock().pop_front() {
+        if let Some(task) = shared.pop() {
             return Poll::Ready(Some(Ok(task)));
         }
         shared.waker.register(cx.waker());
         // Filled between the look and the registration: that wake-up went nowhere.
-        let task = shared.buffer.lock().pop_front();
-        task.map_or(Poll::Pending, |task| Poll::Ready(Some(Ok(task))))
+        shared.pop().map_or(Poll::Pending, |task| Poll::Ready(Some(Ok(task))))
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), QueueError>> {

@@ -4,6 +4,7 @@
 
 mod backlog;
 mod basics;
+mod canary;
 mod chaos;
 mod cluster;
 mod expose;

@@ -1,0 +1,118 @@
+//! Telling workers that consume from those that only live.
+
+use std::{sync::Arc, time::Duration};
+
+use apalis_core::{
+    error::BoxDynError,
+    task::data::Data,
+    worker::{builder::WorkerBuilder, context::WorkerContext},
+};
+use apalis_fred::{Canary, FredStorage, Health, Queue, QueueOptions, WorkerOptions};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    redis::{Server, eventually},
+    worker::{Act, Play, act, start},
+};
+
+async fn queue_with_quick_beats(server: &Server) -> Queue {
+    server.queue_with("q", QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() }).await
+}
+
+async fn health(queue: &Queue) -> Option<Health> {
+    queue.workers().await.unwrap().first().map(|worker| worker.health)
+}
+
+fn impatient(canary: &Canary) -> WorkerOptions {
+    WorkerOptions {
+        concurrency: 2,
+        stuck_after: Duration::from_millis(1_500),
+        cancel_grace: Duration::ZERO,
+        canary: canary.clone(),
+        ..WorkerOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn idle_consuming_quiet_and_never_ending_jobs_are_told_apart() {
+    let server = Server::start().await;
+    let queue = queue_with_quick_beats(&server).await;
+    let canary = Canary::default();
+    let worker = start(&queue, impatient(&canary));
+    eventually("idle", || async { health(&queue).await == Some(Health::Idle) }).await;
+    let record = &queue.workers().await.unwrap()[0];
+    assert_eq!((record.last_fetched_at_ms, record.last_finished_at_ms, record.is_offered), (None, None, false));
+    let hanging = queue.push_all(vec![act(Act::Hang, "a"), act(Act::Hang, "b")]).await.unwrap();
+    eventually("fetched", || async { queue.workers().await.unwrap()[0].last_fetched_at_ms.is_some() }).await;
+    // Both slots are taken and neither gets free.
+    eventually("stuck", || async { matches!(health(&queue).await, Some(Health::Stuck { since_ms: 1.. })) }).await;
+    assert_eq!(canary.stuck().map(|row| (row.worker, row.kind)), Some(("player".to_owned(), "play".to_owned())));
+    queue.cancel(&hanging[0].id).await.unwrap();
+    eventually("consuming", || async { health(&queue).await == Some(Health::Consuming) }).await;
+    assert!(canary.stuck().is_none());
+    queue.cancel(&hanging[1].id).await.unwrap();
+    eventually("idle again", || async {
+        let record = &queue.workers().await.unwrap()[0];
+        record.health == Health::Idle && record.last_finished_at_ms.is_some()
+    })
+    .await;
+    queue.quiet_worker(queue.workers().await.unwrap()[0].number).await.unwrap();
+    eventually("quiet", || async { health(&queue).await == Some(Health::Quiet) }).await;
+    worker.stop().await;
+    assert!(canary.look().is_empty(), "a worker that ended is not looked at");
+}
+
+#[derive(Clone, Default)]
+struct Door(Arc<(Mutex<bool>, Condvar)>);
+
+/// Blocks the thread that it runs on, which is the only one of its runtime.
+async fn block(_: Play, door: Data<Door>) -> Result<(), BoxDynError> {
+    let (is_open, opened) = &*door.0.0;
+    let mut is_open = is_open.lock();
+    opened.wait_while(&mut is_open, |is_open| !*is_open);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_whose_threads_are_all_blocked_is_told_as_stuck_although_its_heart_beats() {
+    let server = Server::start().await;
+    let queue = queue_with_quick_beats(&server).await;
+    let (canary, door, context) = (Canary::default(), Door::default(), WorkerContext::new("blocked"));
+    let (url, options, data, own) = (server.url(), impatient(&canary), door.clone(), context.clone());
+    let queue_options = queue.options().clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            use fred::prelude::*;
+            let client = Builder::from_config(Config::from_url(&url).unwrap()).build().unwrap();
+            client.init().await.unwrap();
+            let queue = Queue::with_options(client, "q".parse().unwrap(), queue_options);
+            let storage = FredStorage::<Play>::new(queue, options);
+            WorkerBuilder::new(&own).backend(storage).data(data).build(block).run().await.unwrap();
+        });
+    });
+    eventually("idle", || async { health(&queue).await == Some(Health::Idle) }).await;
+    let id = queue.push(act(Act::Succeed, "a")).await.unwrap().id;
+    eventually("stuck", || async {
+        let record = queue.workers().await.unwrap().remove(0);
+        matches!(record.health, Health::Stuck { .. }) && !record.is_late
+    })
+    .await;
+    assert!(canary.stuck().is_some());
+    *door.0.0.lock() = true;
+    door.0.1.notify_all();
+    queue.wait(id).await.unwrap();
+    eventually("well again", || async { health(&queue).await == Some(Health::Idle) }).await;
+    context.stop().unwrap();
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_died_is_told_as_stuck_since_its_last_sign_of_life() {
+    let server = Server::start().await;
+    let queue = queue_with_quick_beats(&server).await;
+    let dead = r#"{"name":"gone","host":"h","pid":1,"kind":"play","concurrency":1,"started_at_ms":1,"is_quiet":false,"running":0,"jobs":[]}"#;
+    let _: i64 = server.command(&["HSET", "aq:{q}:w:7", "f", "1", "beat", "1234", "info", dead]).await;
+    let _: i64 = server.command(&["ZADD", "aq:{q}:workers", "1", "7"]).await;
+    assert_eq!(health(&queue).await, Some(Health::Stuck { since_ms: 1234 }));
+}
