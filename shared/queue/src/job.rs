@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rand::Rng;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{JobId, QueueError, name::is_plain_name, record::Record};
+use crate::{JobId, KeyRing, QueueError, name::is_plain_name, record::Record};
 
 /// A kind of job: its arguments as a type.
 ///
@@ -260,7 +260,7 @@ impl NewJob {
         self
     }
 
-    pub(crate) fn record(&self) -> Result<Record, QueueError> {
+    pub(crate) fn record(&self, keys: Option<&KeyRing>) -> Result<Record, QueueError> {
         let meta = if self.meta.is_empty() { Bytes::new() } else { serde_json::to_vec(&self.meta)?.into() };
         let unique = match &self.unique {
             Some((key, Unique::UntilDone)) => key.clone(),
@@ -275,10 +275,14 @@ impl NewJob {
             timeout: self.timeout,
             kind: self.kind.clone(),
             version: self.version,
+            is_sealed: keys.is_some(),
             group: self.group.clone(),
             unique,
             meta,
-            payload: self.payload.clone(),
+            payload: match keys {
+                Some(keys) => keys.seal(self.id, &self.kind, &self.payload)?,
+                None => self.payload.clone(),
+            },
         })
     }
 }

@@ -38,6 +38,7 @@ mod options;
 mod queue;
 mod record;
 mod scripts;
+mod seal;
 mod worker;
 
 pub use error::{FullReason, QueueError};
@@ -49,6 +50,7 @@ pub use queue::{
     CancelOutcome, Explanation, Forecast, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue,
     QueueStats, RunningJob, State, WorkerRecord, list_queues,
 };
+pub use seal::KeyRing;
 pub use worker::{Canary, FredStorage, Health, JobContext, Settle, SettleLayer, Sighting, WorkerOptions};
 
 /// The README's example compiles.

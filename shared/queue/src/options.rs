@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::keys::DEFAULT_PREFIX;
+use crate::{KeyRing, keys::DEFAULT_PREFIX};
 
 /// How long and how many finished jobs are kept. Whichever bound is met first ends a job; zero of either keeps none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct QueueOptions {
     /// minute while others waited, or how long nothing of its kind was started although something is due, whichever is longer.
     /// It says nothing before a worker has measured for 5 seconds. Default: no bound.
     pub max_latency: Option<Duration>,
+    /// Seals the payloads of pushed jobs, and opens those of fetched and listed ones. Default: none; payloads are stored as they are.
+    pub keys: Option<KeyRing>,
     /// Longest time one call may take, after which it fails with [`QueueError::Unavailable`](crate::QueueError::Unavailable).
     /// Default 5 seconds.
     pub command_timeout: Duration,
@@ -68,6 +70,7 @@ impl Default for QueueOptions {
             max_depth: None,
             max_bytes: None,
             max_latency: None,
+            keys: None,
             command_timeout: Duration::from_secs(5),
         }
     }

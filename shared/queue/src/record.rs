@@ -11,7 +11,7 @@
 //! | 10..14 | timeout in ms, 0 for none |
 //! | 14..16 | length of the metadata |
 //! | 16.. | kind, group, unique key (only one that ends with the job), metadata (JSON object or nothing), payload |
-//! | the last 4 | the tail, where there is one: version of the arguments, big-endian; 1 where there is none |
+//! | the last 5 | the tail, where there is one: version of the arguments, big-endian (1 where there is no tail), 1 if the payload is sealed |
 //!
 //! The head is fixed so that scripts read it with one `string.byte`; the id is not repeated, and a waiting job of 100
 //! bytes stays below 250 bytes of Redis in all.
@@ -25,7 +25,7 @@ use crate::{Priority, QueueError};
 const HEAD: usize = 16;
 /// In the length of the kind, which is at most 64: the record has a tail. Scripts only have to take it off.
 const HAS_TAIL: u8 = 128;
-const TAIL: usize = 4;
+const TAIL: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -37,6 +37,8 @@ pub(crate) struct Record {
     pub(crate) timeout: Option<Duration>,
     pub(crate) kind: String,
     pub(crate) version: u32,
+    /// Whether the payload is one of `seal.rs`.
+    pub(crate) is_sealed: bool,
     pub(crate) group: String,
     pub(crate) unique: String,
     pub(crate) meta: Bytes,
@@ -58,7 +60,7 @@ impl Record {
             max: usize::from(u16::MAX),
         })?;
         let timeout = self.timeout.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX).max(1));
-        let has_tail = self.version != 1;
+        let has_tail = self.version != 1 || self.is_sealed;
         let mut out = BytesMut::with_capacity(
             HEAD + TAIL + self.kind.len() + self.group.len() + self.unique.len() + self.meta.len() + self.payload.len(),
         );
@@ -79,6 +81,7 @@ impl Record {
         out.put_slice(&self.payload);
         if has_tail {
             out.put_u32(self.version);
+            out.put_u8(u8::from(self.is_sealed));
         }
         Ok(out.freeze())
     }
@@ -105,7 +108,9 @@ impl Record {
         };
         let end = raw.len() - if head[7] & HAS_TAIL == 0 { 0 } else { TAIL };
         let payload = if at <= end { raw.slice(at..end) } else { return Err(SHORT) };
-        let version = raw[end..].try_into().map_or(1, u32::from_be_bytes);
+        let tail = raw.get(end..).unwrap_or_default();
+        let version = tail.first_chunk().map_or(1, |version| u32::from_be_bytes(*version));
+        let is_sealed = tail.last() == Some(&1);
         let timeout = u32::from_be_bytes([head[10], head[11], head[12], head[13]]);
         Ok(Self {
             mark: head[0],
@@ -116,6 +121,7 @@ impl Record {
             timeout: (timeout > 0).then(|| Duration::from_millis(u64::from(timeout))),
             kind: text(kind)?,
             version,
+            is_sealed,
             group: text(group)?,
             unique: text(unique)?,
             meta,
@@ -139,13 +145,13 @@ mod tests {
         #[test]
         fn a_record_reads_back_as_it_was_written(
             attempts in 0u32..65536, kills in 0u32..256, max_attempts in 1u32..65536, timeout in 0u32..1_000_000,
-            kind in "[a-z_]{1,64}", version in prop_oneof![Just(1u32), any::<u32>()], group in ".{0,40}", unique in ".{0,40}", meta in prop::collection::vec(any::<u8>(), 0..300),
+            kind in "[a-z_]{1,64}", version in prop_oneof![Just(1u32), any::<u32>()], is_sealed in any::<bool>(), group in ".{0,40}", unique in ".{0,40}", meta in prop::collection::vec(any::<u8>(), 0..300),
             payload in prop::collection::vec(any::<u8>(), 0..500),
         ) {
             let record = Record {
                 mark: b'a', priority: Priority::Low, attempts, kills, max_attempts,
                 timeout: (timeout > 0).then(|| Duration::from_millis(u64::from(timeout))),
-                kind, version, group, unique, meta: meta.into(), payload: payload.into(),
+                kind, version, is_sealed, group, unique, meta: meta.into(), payload: payload.into(),
             };
             prop_assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
         }

@@ -66,7 +66,7 @@ impl Queue {
         Ok(self.change("reschedule", id, millis(wait).into()).await? == 1)
     }
 
-    /// Gives a job that does not run another payload. `false` when it runs or is unknown.
+    /// Gives a job that does not run another payload, sealed if this handle has keys. `false` when it runs or is unknown.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`] when Redis cannot be reached.
@@ -74,7 +74,11 @@ impl Queue {
         let raw: Option<Bytes> = self.command("HGET", vec![self.key("jobs").into(), id_value(*id)]).await?;
         let Some(raw) = raw else { return Ok(false) };
         let mut record = crate::record::Record::decode(&raw)?;
-        record.payload = payload;
+        record.is_sealed = self.options().keys.is_some();
+        record.payload = match &self.options().keys {
+            Some(keys) => keys.seal(*id, &record.kind, &payload)?,
+            None => payload,
+        };
         Ok(self.change("update", id, record.encode()?.into()).await? == 1)
     }
 

@@ -92,6 +92,12 @@ impl Queue {
         if !workers.is_empty() && workers.iter().all(|worker| worker.version < job.version) {
             lacks.push(format!("it needs a worker that knows version {} of kind {}", job.version, job.kind));
         }
+        if let Some(key) = &job.sealed_with
+            && !workers.is_empty()
+            && workers.iter().all(|worker| !worker.keys.contains(key))
+        {
+            lacks.push(format!("its payload is sealed and no worker of kind {} has key {key}", job.kind));
+        }
         lacks
     }
 

@@ -9,7 +9,7 @@ use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
 use super::{Queue, State, push::id_value};
-use crate::{JobId, Priority, QueueError, record::Record, scripts};
+use crate::{JobId, KeyRing, Priority, QueueError, record::Record, scripts, seal};
 
 /// The last failure of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +50,11 @@ pub struct JobRecord {
     pub version: u32,
     /// Where it stands.
     pub state: State,
-    /// Its arguments: JSON as text where they are JSON, or a lossy reading of other bytes.
+    /// Its arguments: JSON as text where they are JSON, or a lossy reading of other bytes; empty where they are sealed and this handle's
+    /// keys do not open them.
     pub payload: String,
+    /// The id of the key that sealed its arguments.
+    pub sealed_with: Option<String>,
     /// Its priority.
     pub priority: Priority,
     /// Its group; empty for none.
@@ -275,7 +278,7 @@ impl Queue {
             let rows: Vec<Value> = self.run(&scripts::INSPECT, part.iter().map(|id| id_value(*id)).collect()).await?;
             for (id, row) in part.iter().zip(rows) {
                 if let Value::Array(fields) = row {
-                    jobs.push(job_record(*id, fields)?);
+                    jobs.push(job_record(*id, fields, self.options().keys.as_ref())?);
                 }
             }
         }
@@ -365,12 +368,18 @@ pub(crate) fn worker_of(token: u64) -> u32 {
     u32::try_from(token >> 28).unwrap_or(u32::MAX)
 }
 
-fn job_record(id: JobId, fields: Vec<Value>) -> Result<JobRecord, QueueError> {
+fn job_record(id: JobId, fields: Vec<Value>, keys: Option<&KeyRing>) -> Result<JobRecord, QueueError> {
     let mut fields = fields.into_iter();
     let mut next = || fields.next().unwrap_or(Value::Null);
     let state: State = next().as_string().unwrap_or_default().parse()?;
     let raw = next().into_bytes().ok_or(QueueError::Corrupt { what: "a job without a record" })?;
     let record = Record::decode(&raw)?;
+    let (payload, sealed_with) = if record.is_sealed {
+        let key = seal::key_of(&record.payload).unwrap_or("?").to_owned();
+        (seal::open(keys, id, &record.kind, &record.payload).unwrap_or_default(), Some(key))
+    } else {
+        (record.payload.clone(), None)
+    };
     let (error, progress, result, score) = (next(), next(), next(), next());
     let score = score.as_f64().unwrap_or(0.0).max(0.0) as u64;
     let time = || SystemTime::UNIX_EPOCH + Duration::from_millis(score);
@@ -378,7 +387,8 @@ fn job_record(id: JobId, fields: Vec<Value>) -> Result<JobRecord, QueueError> {
     Ok(JobRecord {
         id,
         state,
-        payload: String::from_utf8_lossy(&record.payload).into_owned(),
+        payload: String::from_utf8_lossy(&payload).into_owned(),
+        sealed_with,
         priority: record.priority,
         attempts: record.attempts,
         max_attempts: record.max_attempts,

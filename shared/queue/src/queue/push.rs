@@ -113,7 +113,7 @@ fn arguments(jobs: &[NewJob], options: &QueueOptions, is_first: bool) -> Result<
     ]);
     let mut bytes = 0;
     let mut record = |job: &NewJob| -> Result<Value, QueueError> {
-        let record = job.record()?.encode()?;
+        let record = job.record(options.keys.as_ref())?.encode()?;
         bytes += record.len() as u64;
         Ok(record.into())
     };

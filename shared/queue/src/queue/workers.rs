@@ -40,6 +40,9 @@ pub struct WorkerRecord {
     /// The newest version of the kind that it can run.
     #[serde(default = "first")]
     pub version: u32,
+    /// The ids of the keys that it has for sealed payloads.
+    #[serde(default)]
+    pub keys: Vec<String>,
     /// Jobs it may hold at once.
     pub concurrency: usize,
     /// When it started, ms since the epoch.

@@ -198,6 +198,10 @@ impl JobContext {
         self.inner.record.kills
     }
 
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.inner.record.is_sealed
+    }
+
     /// Whether a completion without a result needs no look at the record.
     pub(crate) fn is_plain(&self) -> bool {
         self.inner.record.unique.is_empty()

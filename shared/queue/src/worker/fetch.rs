@@ -24,7 +24,12 @@ use super::{
     shared::{End, Finish, Shared, Source},
     step::{self, Status, Step},
 };
-use crate::{JobId, record::Record, scripts};
+use crate::{
+    JobId,
+    record::Record,
+    scripts,
+    seal::{self, Closed},
+};
 
 /// Most jobs claimed by one call; also the gap left in the tokens after a call whose fate is unknown.
 pub(super) const MOST_CLAIMED: usize = 500;
@@ -312,6 +317,13 @@ impl Fetcher {
         self.shared.lay_ready(tasks);
     }
 
+    /// The end of a run that needs another worker.
+    fn hand_back(&self, context: &JobContext, reason: &'static str) -> End {
+        metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => reason)
+            .increment(1);
+        End::Returned { delay_ms: crate::options::millis(until_deployed(context.id())) }
+    }
+
     /// The job as apalis runs it; `None` when it cannot run here.
     fn task(&mut self, context: JobContext, payload: &[u8]) -> Option<Task<Vec<u8>>> {
         let refuse = |end| Finish {
@@ -323,16 +335,31 @@ impl Fetcher {
             end,
         };
         if context.version() > self.shared.version {
-            metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => "version")
-                .increment(1);
-            let delay_ms = crate::options::millis(until_deployed(context.id()));
-            self.unsettled.push(refuse(End::Returned { delay_ms }));
+            let end = self.hand_back(&context, "version");
+            self.unsettled.push(refuse(end));
             return None;
         }
+        let keys = self.source().queue.options().keys.as_ref();
+        let opened = context.is_sealed().then(|| seal::open(keys, context.id(), context.kind(), payload));
+        let payload = match &opened {
+            None => payload,
+            Some(Ok(opened)) => opened,
+            Some(Err(Closed::UnknownKey)) => {
+                let end = self.hand_back(&context, "key");
+                self.unsettled.push(refuse(end));
+                return None;
+            }
+            Some(Err(Closed::Broken)) => {
+                let key = seal::key_of(payload).unwrap_or("?");
+                let message =
+                    format!("sealed arguments do not open with key {key}: they were changed, or the key is another");
+                self.unsettled.push(refuse(unreadable(&context, message)));
+                return None;
+            }
+        };
         if let Some(Err(error)) = self.check.map(|check| check(payload)) {
             let message = format!("failed to read the arguments: {error}");
-            let delay_ms = crate::options::millis(crate::RetryPolicy::default().backoff(context.attempt()));
-            self.unsettled.push(refuse(End::Failed { delay_ms, message }));
+            self.unsettled.push(refuse(unreadable(&context, message)));
             return None;
         }
         let mut held = self.shared.held.lock();
@@ -356,7 +383,13 @@ impl Fetcher {
     }
 }
 
-/// How long a job that this worker is too old for waits before it is looked at again: a quarter of its age, so that a deploy under
+/// The end of a run whose arguments could not be read.
+fn unreadable(context: &JobContext, message: String) -> End {
+    let delay_ms = crate::options::millis(crate::RetryPolicy::default().backoff(context.attempt()));
+    End::Failed { delay_ms, message }
+}
+
+/// How long a job that another worker has to run waits before it is looked at again: a quarter of its age, so that a deploy under
 /// way hardly delays it and a forgotten one costs little. At least 1 s, at most 30 s, and less by up to half so that a herd spreads.
 fn until_deployed(id: JobId) -> Duration {
     let age = SystemTime::now().duration_since(id.created_at()).unwrap_or_default();

@@ -17,7 +17,7 @@ use super::{
     context::JobContext,
     options::WorkerOptions,
 };
-use crate::{JobId, Queue, RunningJob, WorkerRecord};
+use crate::{JobId, KeyRing, Queue, RunningJob, WorkerRecord};
 
 /// How a job's run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +230,7 @@ impl Shared {
             pid: std::process::id(),
             kind: self.kind.clone(),
             version: self.version,
+            keys: self.sources[at].queue.options().keys.iter().flat_map(KeyRing::ids).map(str::to_owned).collect(),
             concurrency: self.options.concurrency,
             started_at_ms: self
                 .started_at

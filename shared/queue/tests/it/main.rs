@@ -7,6 +7,7 @@ mod basics;
 mod canary;
 mod chaos;
 mod cluster;
+mod encryption;
 mod expose;
 mod flows;
 mod forecast;
