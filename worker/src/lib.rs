@@ -2,6 +2,7 @@
 //!
 //! A new kind of job is one file in `jobs` and one line in `registry.rs`.
 
+mod converter;
 mod health;
 mod jobs;
 mod pool;
@@ -10,6 +11,7 @@ mod runtime;
 mod shared;
 mod sweep;
 
+pub use converter::{ConvertError, Converter};
 pub use pool::{Isolation, Limits, Pool, PoolError};
 pub use runtime::{Args, run};
 pub use shared::Shared;

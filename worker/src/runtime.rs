@@ -1,7 +1,7 @@
 //! Starting and stopping a worker process. The only file that knows apalis's runtime besides the registry.
 
 use crate::{
-    Pool, Shared,
+    Converter, Pool, Shared,
     health::{self, Health},
     pool::{self, Isolation, Limits},
     registry::{self, Plan},
@@ -12,7 +12,7 @@ use apalis::prelude::Monitor;
 use apalis_fred::Canary;
 use clap::{Parser, Subcommand};
 use oneiro_core::{
-    config::{Config, ConfigErrors, Isolate, Role},
+    config::{Config, ConfigErrors, ExtraFormat, Isolate, Role},
     dreams::DreamStore,
     jobs::Queues,
     process, redis,
@@ -20,7 +20,7 @@ use oneiro_core::{
     telemetry,
 };
 use oneiro_events::Broker;
-use oneiro_pipeline::Settings;
+use oneiro_pipeline::{Format, Settings};
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +66,7 @@ pub fn run() -> ExitCode {
     }
     let loaded = Config::load(Role::Worker, args.config.as_deref()).and_then(|config| {
         let settings = pipeline_settings(&config)?;
+        check_extra_formats(&config)?;
         Ok((config, settings))
     });
     // A codec in the middle of an image cannot be interrupted; its job has been handed back by the end of `work`.
@@ -97,6 +98,20 @@ fn pipeline_settings(config: &Config) -> Result<Settings, ConfigErrors> {
         return Err(wrong(format!("default_variant: there is no variant `{default}`")));
     }
     Ok(settings)
+}
+
+/// What uploads may be, the worker must be able to make something of.
+fn check_extra_formats(config: &Config) -> Result<(), ConfigErrors> {
+    if !config.worker.converter.is_empty() {
+        return Ok(());
+    }
+    let is_decoded = |format: &ExtraFormat| *format == ExtraFormat::Avif && Format::Avif.is_decodable();
+    match config.uploads.extra_formats.iter().find(|format| !is_decoded(format)) {
+        None => Ok(()),
+        Some(format) => Err(ConfigErrors::new(vec![format!(
+            "uploads.extra_formats: {format:?} is not decoded by this worker, and worker.converter is not set"
+        )])),
+    }
 }
 
 /// The places that `[worker]` asks for.
@@ -133,6 +148,12 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         storage,
         queues: Queues::new(client.clone(), &config.queues),
         pool: pool(settings, threads, &config)?,
+        converter: Converter::new(
+            &config.worker.converter,
+            config.worker.converter_timeout(),
+            config.worker.converter_max_bytes,
+            threads,
+        ),
         default_variant: config.images.default_variant.clone(),
         max_file_bytes,
     });

@@ -1,6 +1,6 @@
 //! What every handler of one worker process shares.
 
-use crate::Pool;
+use crate::{Converter, Pool};
 use oneiro_core::{dreams::DreamStore, jobs::Queues, storage::Storage};
 
 /// Handles, cheap to clone behind an `Arc`.
@@ -13,6 +13,8 @@ pub struct Shared {
     pub queues: Queues,
     /// Where pixels are worked on.
     pub pool: Pool,
+    /// For formats that the pipeline does not decode, where one is configured.
+    pub converter: Option<Converter>,
     /// Name of the variant whose URL is an image's.
     pub default_variant: String,
     /// Largest original that is read, in bytes.

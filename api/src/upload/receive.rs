@@ -4,7 +4,10 @@ use super::{body::LimitedBody, fields::FieldErrors};
 use crate::{ApiError, AppState, error::report};
 use bytes::{Bytes, BytesMut};
 use multer::{Field, Multipart};
-use oneiro_core::dreams::{DreamId, ImageId, Original};
+use oneiro_core::{
+    config::ExtraFormat,
+    dreams::{DreamId, ImageId, Original},
+};
 use poem::{Body, Request, http::header};
 use rand::RngCore;
 use std::{collections::BTreeMap, sync::Arc};
@@ -211,7 +214,8 @@ async fn store_file(
     if head.is_empty() {
         return FieldErrors::one(name, "is an empty file");
     }
-    let content_type = sniff(&head).map_err(|found| ApiError::unsupported_media(name, found))?;
+    let content_type =
+        sniff(&head, &state.config.uploads.extra_formats).map_err(|found| ApiError::unsupported_media(name, found))?;
     let id = state.dreams.next_image_id().await?;
     let secret = random_secret();
     let key = format!("originals/{dream}/{id}-{secret}");
@@ -260,9 +264,10 @@ async fn read_head(state: &Arc<AppState>, field: &mut Field<'static>, body: &Lim
 }
 
 /// The media type by the first bytes, never by name or declaration. The error is what it is instead, where that can be told.
-fn sniff(head: &[u8]) -> Result<&'static str, Option<&'static str>> {
+fn sniff(head: &[u8], extra: &[ExtraFormat]) -> Result<&'static str, Option<&'static str>> {
     match infer::get(head).map(|kind| kind.mime_type()) {
         Some(kind @ ("image/jpeg" | "image/png" | "image/webp" | "image/gif" | "image/bmp")) => Ok(kind),
+        Some(kind) if extra.iter().any(|format| format.mime() == kind) => Ok(kind),
         found => Err(found),
     }
 }
@@ -312,9 +317,24 @@ mod tests {
 
     #[test]
     fn types_are_told_by_bytes() {
-        assert_eq!(sniff(b"\xff\xd8\xff\xe0\0\x10JFIF"), Ok("image/jpeg"));
-        assert_eq!(sniff(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Ok("image/png"));
-        assert_eq!(sniff(b"%PDF-1.7"), Err(Some("application/pdf")));
-        assert_eq!(sniff(b"no image at all"), Err(None));
+        assert_eq!(sniff(b"\xff\xd8\xff\xe0\0\x10JFIF", &[]), Ok("image/jpeg"));
+        assert_eq!(sniff(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &[]), Ok("image/png"));
+        assert_eq!(sniff(b"%PDF-1.7", &[]), Err(Some("application/pdf")));
+        assert_eq!(sniff(b"no image at all", &[]), Err(None));
+    }
+
+    #[test]
+    fn extra_formats_are_taken_only_where_configured() {
+        for (head, format) in [
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".as_slice(), ExtraFormat::Heic),
+            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", ExtraFormat::Avif),
+            (b"II*\0\x08\0\0\0\x0b\0\0\x01", ExtraFormat::Tiff),
+            (b"\0\0\0\x0cJXL \r\n\x87\n\0", ExtraFormat::Jxl),
+            (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", ExtraFormat::Jpeg2000),
+            (b"8BPS\0\x01\0\0", ExtraFormat::Psd),
+        ] {
+            assert_eq!(sniff(head, &[]), Err(Some(format.mime())), "{format:?}");
+            assert_eq!(sniff(head, &[ExtraFormat::Heic, format]), Ok(format.mime()));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `process_image`: original in, variants out, outcome into the dream's record.
 
 use super::Failure;
-use crate::{PoolError, Shared, shared::report};
+use crate::{ConvertError, Converter, PoolError, Shared, shared::report};
 use apalis_core::{error::BoxDynError, task::data::Data};
 use apalis_fred::JobContext;
 use bytes::Bytes;
@@ -121,8 +121,20 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
             }
             error => Failure::transient("cannot read the original", error),
         })?;
+    let original = convert(shared, original).await?;
     let processed = shared.pool.process(original).await.map_err(|error| judge(error, job))?;
     upload(shared, job, dream, image, processed).await
+}
+
+/// The file as one that the pipeline decodes, where it is not and a converter is configured.
+async fn convert(shared: &Shared, original: Bytes) -> Result<Bytes, Failure> {
+    let Some(converter) = shared.converter.as_ref().filter(|_| Converter::is_for(&original)) else {
+        return Ok(original);
+    };
+    converter.convert(&original).await.map_err(|error| match error {
+        ConvertError::Start(_) => Failure::transient("cannot convert the original", error),
+        error => Failure::Permanent { code: "converter_failed".to_owned(), detail: capitalised(&error.to_string()) },
+    })
 }
 
 /// What the pipeline's error means for the job.

@@ -10,8 +10,8 @@ pub use layers::ConfigErrors;
 pub use realtime::{IdForm, MessageLog, RealtimeSettings};
 pub use secret::Secret;
 pub use sections::{
-    AuthConfig, DreamsConfig, HttpConfig, ImagesConfig, Isolate, LogConfig, LogFormat, QueuesConfig, RedisConfig,
-    StorageConfig, UploadsConfig, WorkerConfig, WsConfig,
+    AuthConfig, DreamsConfig, ExtraFormat, HttpConfig, ImagesConfig, Isolate, LogConfig, LogFormat, QueuesConfig,
+    RedisConfig, StorageConfig, UploadsConfig, WorkerConfig, WsConfig,
 };
 
 use oneiro_events::BrokerOptions;

@@ -114,6 +114,34 @@ pub struct UploadsConfig {
     pub max_label_chars: usize,
     pub max_concurrent_per_user: usize,
     pub rate_per_minute: u64,
+    pub extra_formats: Vec<ExtraFormat>,
+}
+
+/// A format that is taken only where the configuration says so, because not every worker can make something of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "a list of names")]
+pub enum ExtraFormat {
+    Avif,
+    Heic,
+    Tiff,
+    Jxl,
+    Jpeg2000,
+    Psd,
+}
+
+impl ExtraFormat {
+    /// The media type that the upload's content is recognised as.
+    pub fn mime(self) -> &'static str {
+        match self {
+            Self::Avif => "image/avif",
+            Self::Heic => "image/heif",
+            Self::Tiff => "image/tiff",
+            Self::Jxl => "image/jxl",
+            Self::Jpeg2000 => "image/jp2",
+            Self::Psd => "image/vnd.adobe.photoshop",
+        }
+    }
 }
 
 /// `[images]`: handed to the pipeline as it stands; only the worker, which has the pipeline, knows its keys.
@@ -140,6 +168,9 @@ pub struct WorkerConfig {
     pub decode_timeout_seconds: u64,
     pub isolate: Isolate,
     pub isolated_memory_mb: u64,
+    pub converter: Vec<String>,
+    pub converter_timeout_seconds: u64,
+    pub converter_max_bytes: u64,
 }
 
 /// Where images are worked on.
@@ -156,6 +187,8 @@ impl WorkerConfig {
     seconds! {
         /// Time until an image is decoded.
         decode_timeout = decode_timeout_seconds;
+        /// Time of one run of the converter.
+        converter_timeout = converter_timeout_seconds;
         /// Time for running jobs after SIGTERM.
         shutdown_grace = shutdown_grace_seconds;
         /// Pause between two sweeps.
