@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use fred::types::Value;
 use serde::Serialize;
 
-use super::{JobRecord, Queue, State, WorkerRecord};
-use crate::{JobId, QueueError};
+use super::{JobRecord, Queue, State, WorkerRecord, push::id_value};
+use crate::{Health, JobId, QueueError};
 
 /// A job and, in sentences, what it waits for.
 #[derive(Debug, Clone, Serialize)]
@@ -15,6 +15,25 @@ pub struct Explanation {
     pub job: JobRecord,
     /// Each reason as a sentence without full stop, the weightiest first; at least one.
     pub reasons: Vec<String>,
+}
+
+/// A queue's live settings.
+struct Live {
+    is_paused: bool,
+    rate: Option<f64>,
+    burst: f64,
+    cap: Option<String>,
+}
+
+impl Live {
+    fn paused(&self) -> Option<String> {
+        self.is_paused.then(|| "the queue is paused".to_owned())
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn in_words(wait: Duration) -> String {
@@ -26,7 +45,8 @@ fn in_words(wait: Duration) -> String {
 }
 
 impl Queue {
-    /// Why a job is where it is: paused, limited, delayed, capped, without a worker, leased by whom. `None` for an unknown job.
+    /// Why a job is where it is: paused, limited, delayed until when, its group capped, too new for its workers, sealed with a key that they
+    /// lack, without a worker, behind how many, or leased by whom since when. `None` for an unknown job.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`] when Redis cannot be reached.
@@ -42,22 +62,26 @@ impl Queue {
         let reasons = match job.state {
             State::Scheduled => {
                 let mut reasons = self.what_workers_lack(&job, &self.workers_of(&job).await?);
-                let is_handed_back = !reasons.is_empty();
                 let due = until(job.due_at);
-                reasons.push(if is_handed_back {
-                    format!("it was handed back and is looked at again in {due}")
-                } else {
+                reasons.push(if reasons.is_empty() {
                     format!("it is scheduled and due in {due}")
+                } else {
+                    format!("it was handed back and is looked at again in {due}")
                 });
+                reasons.extend(self.live().await?.paused());
                 reasons
             }
-            State::Retryable => vec![format!(
-                "attempt {} of {} failed, the next is due in {}; {said}",
-                job.attempts,
-                job.max_attempts,
-                until(job.due_at)
-            )],
-            State::Running => vec![self.who_runs(&job).await?],
+            State::Retryable => {
+                let due = until(job.due_at);
+                let mut reasons = vec![format!(
+                    "attempt {} of {} failed, the next is due in {due}; {said}",
+                    job.attempts, job.max_attempts
+                )];
+                reasons.extend(self.what_workers_lack(&job, &self.workers_of(&job).await?));
+                reasons.extend(self.live().await?.paused());
+                reasons
+            }
+            State::Running => self.who_runs(&job).await?,
             State::Available => self.why_it_waits(&job).await?,
             State::Completed => vec!["it is completed".to_owned()],
             State::Cancelled => vec!["it was cancelled; retry makes it available again".to_owned()],
@@ -66,19 +90,68 @@ impl Queue {
         Ok(Some(Explanation { job, reasons }))
     }
 
-    async fn who_runs(&self, job: &JobRecord) -> Result<String, QueueError> {
+    async fn who_runs(&self, job: &JobRecord) -> Result<Vec<String>, QueueError> {
         let number = job.worker.unwrap_or(0);
         let worker = self.workers().await?.into_iter().find(|worker| worker.number == number);
-        Ok(match worker {
-            Some(w) if w.is_late => {
-                format!(
-                    "worker {} (number {number}, pid {}) holds it but gives no sign of life; it will be taken over",
-                    w.name, w.pid
-                )
+        let Some(w) = worker else {
+            return Ok(vec![format!(
+                "worker number {number} holds it but is not known any more; it will be taken over"
+            )]);
+        };
+        let who = format!("worker {} (number {number}, pid {})", w.name, w.pid);
+        // What the worker said at its last sign of life, and the time since.
+        let silence = Duration::from_millis(now_ms().saturating_sub(w.beat_at_ms));
+        let started = w.jobs.iter().find(|running| running.id == job.id);
+        let mut reasons = Vec::new();
+        reasons.push(match started {
+            _ if w.is_late => {
+                let silence = in_words(silence);
+                format!("{who} holds it but gave no sign of life for {silence}; it will be taken over")
             }
-            Some(w) => format!("worker {} (number {number}, pid {}) runs attempt {}", w.name, w.pid, job.attempts + 1),
-            None => format!("worker number {number} holds it but is not known any more; it will be taken over"),
-        })
+            Some(running) => {
+                let since = in_words(Duration::from_millis(running.for_ms) + silence);
+                format!("{who} runs attempt {} since {since}", job.attempts + 1)
+            }
+            None => format!("{who} holds it for attempt {}", job.attempts + 1),
+        });
+        if let (Health::Stuck { since_ms }, false) = (w.health, w.is_late) {
+            let since = in_words(Duration::from_millis(now_ms().saturating_sub(since_ms)));
+            reasons.push(format!("that worker is stuck since {since}"));
+        }
+        let args: Vec<Value> = vec![self.key("cancels").into(), id_value(job.id)];
+        if self.command::<i64>("SISMEMBER", args).await? == 1 {
+            reasons.push("its cancel was asked for".to_owned());
+        }
+        Ok(reasons)
+    }
+
+    /// What operators set for the whole queue.
+    async fn live(&self) -> Result<Live, QueueError> {
+        let fields = ["paused", "rate", "burst", "cap"];
+        let args = std::iter::once(self.key("cfg").into()).chain(fields.map(Value::from)).collect();
+        let values: Vec<Option<String>> = self.command("HMGET", args).await?;
+        let [paused, rate, burst, cap]: [Option<String>; 4] =
+            values.try_into().map_err(|_| QueueError::Corrupt { what: "settings that cannot be read" })?;
+        let number = |text: Option<String>| text.and_then(|text| text.parse::<f64>().ok());
+        Ok(Live { is_paused: paused.is_some(), rate: number(rate), burst: number(burst).unwrap_or(1.0), cap })
+    }
+
+    /// Whether the rate limit holds jobs back, and for how long.
+    async fn limit(&self, live: &Live) -> Result<Option<String>, QueueError> {
+        let Some(rate) = live.rate else { return Ok(None) };
+        let args: Vec<Value> = vec![self.key("rl").into(), "t".into(), "at".into()];
+        let bucket: Vec<Option<f64>> = self.command("HMGET", args).await?;
+        let tokens = match bucket[..] {
+            [Some(tokens), Some(at)] => (tokens + (now_ms() as f64 - at).max(0.0) * rate / 1_000.0).min(live.burst),
+            _ => live.burst,
+        };
+        let said = format!("the queue starts at most {rate} jobs a second");
+        Ok(Some(if tokens >= 1.0 {
+            said
+        } else {
+            let wait = Duration::try_from_secs_f64((1.0 - tokens) / rate).unwrap_or(Duration::MAX);
+            format!("{said}, the next in {}", in_words(wait))
+        }))
     }
 
     /// The living workers of the job's kind.
@@ -103,12 +176,8 @@ impl Queue {
 
     async fn why_it_waits(&self, job: &JobRecord) -> Result<Vec<String>, QueueError> {
         let mut reasons = Vec::new();
-        let live: Vec<Option<String>> =
-            self.command("HMGET", vec![self.key("cfg").into(), "paused".into(), "rate".into(), "cap".into()]).await?;
-        let setting = |n: usize| live.get(n).and_then(Option::as_deref);
-        if setting(0).is_some() {
-            reasons.push("the queue is paused".to_owned());
-        }
+        let live = self.live().await?;
+        reasons.extend(live.paused());
         let workers = self.workers_of(job).await?;
         reasons.extend(self.what_workers_lack(job, &workers));
         if workers.is_empty() {
@@ -118,17 +187,15 @@ impl Queue {
         } else if workers.iter().all(|w| w.is_quiet || w.is_full) {
             reasons.push(format!("all {} workers of kind {} are busy", workers.len(), job.kind));
         }
-        if let Some(rate) = setting(1) {
-            reasons.push(format!("the queue starts at most {rate} jobs a second"));
+        let stuck = workers.iter().filter(|w| matches!(w.health, Health::Stuck { .. })).count();
+        if stuck > 0 {
+            reasons.push(format!("{stuck} of {} workers of kind {} are stuck", workers.len(), job.kind));
         }
-        if !job.group.is_empty() && setting(2).is_some() {
+        reasons.extend(self.limit(&live).await?);
+        if let Some(cap) = live.cap.filter(|_| !job.group.is_empty()) {
             let args: Vec<Value> = vec![self.key("parked").into(), job.group.as_str().into()];
             if self.command::<Option<String>>("HGET", args).await?.is_some() {
-                reasons.push(format!(
-                    "its group {} runs as many jobs as a group may ({})",
-                    job.group,
-                    setting(2).unwrap_or("?")
-                ));
+                reasons.push(format!("its group {} runs as many jobs as a group may ({cap})", job.group));
             }
         }
         let ahead = self.stats().await?.available.saturating_sub(1);

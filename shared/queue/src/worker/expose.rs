@@ -1,11 +1,15 @@
 //! apalis's optional traits: looking into the store and changing it through a backend.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    convert::Infallible,
+    time::{Duration, SystemTime},
+};
 
 use apalis_core::{
     backend::{
-        Backend, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, QueueInfo, Reschedule,
-        ResumeAbandoned, ResumeById, RunningWorker, StatType, Statistic, TaskResult, Update, Vacuum, WaitForCompletion,
+        Backend, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, QueueInfo,
+        RegisterWorker, Reschedule, ResumeAbandoned, ResumeById, RunningWorker, StatType, Statistic, TaskResult,
+        Update, Vacuum, WaitForCompletion, factory::BackendFactory,
     },
     task::{Task, builder::TaskBuilder, metadata::MetadataStore, status::Status, task_id::TaskId},
 };
@@ -13,9 +17,9 @@ use fred::types::Value;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 
-use super::storage::FredStorage;
+use super::{options::WorkerOptions, storage::FredStorage};
 use crate::{
-    JobFilter, JobId, JobRecord, Outcome, Queue, QueueError, State, list_queues,
+    Job, JobFilter, JobId, JobRecord, Outcome, Queue, QueueError, State, list_queues,
     options::{int, millis},
     queue::Waiting,
     scripts,
@@ -96,6 +100,24 @@ impl<A: Send + Sync> ResumeAbandoned for FredStorage<A> {
     /// Recovers jobs of workers whose lease is over. Workers do this by themselves; it serves where none lives.
     async fn resume_abandoned(&mut self) -> Result<usize, QueueError> {
         self.queue().rescue().await
+    }
+}
+
+impl<A: Send + Sync> RegisterWorker for FredStorage<A> {
+    /// Makes the queue known to those who list queues. A worker registers itself when it is first polled, because its number, its lease and
+    /// the heartbeat that keeps them belong together.
+    async fn register_worker(&mut self, _: String) -> Result<(), QueueError> {
+        self.queue().register().await
+    }
+}
+
+/// A queue makes backends for every kind of job.
+impl<J: Job> BackendFactory<J> for Queue {
+    type Backend = FredStorage<J>;
+    type Error = Infallible;
+
+    fn create_with_config(&mut self, options: WorkerOptions) -> Result<FredStorage<J>, Infallible> {
+        Ok(FredStorage::new(self.clone(), options))
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use apalis::layers::catch_panic::PanicError;
 use apalis_core::{
     error::{AbortError, BoxDynError, DeferredError, RetryAfterError},
     task::Task,
@@ -214,8 +215,16 @@ fn end_of<T: Serialize>(
     if error.downcast_ref::<DeferredError>().is_some() {
         return End::Returned { delay_ms: millis(DEFERRED) };
     }
-    if error.downcast_ref::<AbortError>().is_some() {
-        return End::Dead { message };
+    if let Some(abort) = error.downcast_ref::<AbortError>() {
+        // apalis's catch-panic layer says that a panic is an abort. Here a panic is a failure like any other, layer or not: most are met
+        // once in a while, and those that are met each time run out of attempts.
+        let Some(panic) =
+            std::error::Error::source(abort).and_then(<dyn std::error::Error>::downcast_ref::<PanicError>)
+        else {
+            return End::Dead { message };
+        };
+        let message = cut(Interrupted::Panicked(panic.0.clone()).to_string());
+        return End::Failed { delay_ms: millis(policy.backoff(context.attempt())), message };
     }
     End::Failed { delay_ms: millis(policy.backoff(context.attempt())), message }
 }
@@ -246,9 +255,8 @@ fn completed<T: Serialize>(value: &T, queue: &Queue) -> End {
     }
 }
 
-/// The error with its sources, cut to what the store keeps.
+/// The error with its sources, as long as the store keeps it.
 fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
-    const MOST_BYTES: usize = 4_000;
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -260,6 +268,12 @@ fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = error.source();
     }
+    cut(message)
+}
+
+/// What the store keeps of a message.
+fn cut(mut message: String) -> String {
+    const MOST_BYTES: usize = 4_000;
     let mut end = message.len().min(MOST_BYTES);
     while !message.is_char_boundary(end) {
         end -= 1;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use apalis_core::{
     backend::{
-        Expose, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, Reschedule,
-        ResumeAbandoned, ResumeById, TaskSink, Update, Vacuum, WaitForCompletion, finalize::Durable,
+        Expose, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, RegisterWorker,
+        Reschedule, ResumeAbandoned, ResumeById, TaskSink, Update, Vacuum, WaitForCompletion, factory::BackendFactory,
+        finalize::Durable,
     },
     task::{builder::TaskBuilder, status::Status, task_id::TaskId},
 };
@@ -17,13 +18,14 @@ use crate::{
     worker::{Act, Play, act, start},
 };
 
-fn offers_all_that_a_board_asks_for<T: Expose<Play, Durable>>(_: &T) {}
+fn offers_all_that_a_board_asks_for<T: Expose<Play, Durable> + RegisterWorker>(_: &T) {}
 
 #[tokio::test]
 async fn tasks_are_pushed_fetched_updated_rescheduled_resumed_and_listed_through_apalis() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
-    let mut storage = FredStorage::<Play>::new(queue.clone(), WorkerOptions::default());
+    let mut storage: FredStorage<Play> = queue.clone().create().unwrap();
+    storage.register_worker("its own name".to_owned()).await.unwrap();
     offers_all_that_a_board_asks_for(&storage);
     let play = |label: &str| Play { act: Act::Succeed, label: label.to_owned() };
     storage.push(play("one")).await.unwrap();

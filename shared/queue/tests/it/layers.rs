@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use apalis::prelude::WorkerBuilderExt;
 use apalis_core::{
-    error::BoxDynError,
+    error::{AbortError, BoxDynError},
     monitor::Monitor,
     task::data::Data,
-    worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt},
+    worker::{builder::WorkerBuilder, context::WorkerContext, ext::parallelize::ParallelizeExt},
 };
-use apalis_fred::{FredStorage, Job, JobContext, NewJob, State, WorkerOptions};
+use apalis_fred::{FredStorage, Job, JobContext, NewJob, RetryPolicy, State, WorkerOptions};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -72,4 +72,38 @@ async fn jobs_run_under_a_monitor_with_concurrency_parallel_tasks_tracing_and_ca
     stop.notify_one();
     running.await.unwrap().unwrap();
     assert!(queue.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failed_attempt_under_apaliss_catch_panic_layer_and_an_abort_is_not() {
+    async fn fall(step: Step, context: JobContext) -> Result<(), BoxDynError> {
+        if context.attempt() < 3 && step.panics {
+            panic!("attempt {}", context.attempt());
+        }
+        if step.panics { Ok(()) } else { Err(AbortError::new("never again").into()) }
+    }
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let storage = FredStorage::<Step>::new(queue.clone(), WorkerOptions::default()).retry_policy(RetryPolicy {
+        max_attempts: 5,
+        base: Duration::from_millis(1),
+        cap: Duration::from_millis(5),
+    });
+    let context = WorkerContext::new("caught");
+    let worker = WorkerBuilder::new(&context).backend(storage).catch_panic().build(fall);
+    let checks = async {
+        let panics = queue.push(NewJob::new(&Step { panics: true }).unwrap()).await.unwrap().id;
+        let outcome = queue.wait(panics).await.unwrap();
+        assert_eq!((outcome.state, outcome.attempts), (Some(State::Completed), 3));
+        let last = queue.push(NewJob::new(&Step { panics: true }).unwrap().max_attempts(2)).await.unwrap().id;
+        let outcome = queue.wait(last).await.unwrap();
+        assert_eq!((outcome.state, outcome.attempts), (Some(State::Dead), 2));
+        assert_eq!(outcome.error.unwrap().message, "panicked: attempt 2");
+        let aborts = queue.push(NewJob::new(&Step { panics: false }).unwrap()).await.unwrap().id;
+        let outcome = queue.wait(aborts).await.unwrap();
+        assert_eq!((outcome.state, outcome.attempts), (Some(State::Dead), 1));
+        context.stop().unwrap();
+    };
+    let (ended, ()) = tokio::join!(worker.run(), checks);
+    ended.unwrap();
 }

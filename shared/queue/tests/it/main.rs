@@ -8,6 +8,7 @@ mod canary;
 mod chaos;
 mod cluster;
 mod encryption;
+mod explain;
 mod expose;
 mod flows;
 mod forecast;
