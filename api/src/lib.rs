@@ -6,10 +6,11 @@ mod error;
 mod listener;
 mod routes;
 mod serve;
+mod server;
 pub mod socket;
 mod state;
 mod upload;
 
 pub use error::ApiError;
-pub use serve::{Args, run};
+pub use serve::{Args, run, serve_sockets};
 pub use state::AppState;

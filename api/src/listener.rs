@@ -1,99 +1,217 @@
-//! Accepting connections: small frames at once, and no connection that is silent for ever.
+//! One TCP connection and how long it may keep us waiting: for a request's head, between two requests, and in the midst of an exchange.
+//!
+//! One task looks at all connections once a second; a timer of the runtime's own would cost each of them more. A connection that becomes a
+//! WebSocket leaves ([`Connection::into_inner`]): its session keeps its own time.
 
-use crate::error::report;
-use poem::{
-    http::uri::Scheme,
-    listener::{Acceptor, TcpAcceptor},
-    web::{LocalAddr, RemoteAddr},
-};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::Instant,
 };
 
-/// A connection over which nothing went in either direction for so long is closed. Sockets are pinged more often than that.
+/// How often connections are looked at, and so how late a limit may be noticed.
+const ROUND: Duration = Duration::from_secs(1);
+/// An exchange in whose course nothing goes in either direction for so long is over.
 const SILENCE_LIMIT: Duration = Duration::from_secs(150);
-/// After a failed accept (no file descriptors left, above all) the next one waits, rather than spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts TCP connections.
-pub(crate) struct Connections(pub(crate) TcpAcceptor);
+/// How long and how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// From a connection's beginning, or from the first byte of a later request, until the request's head is complete.
+    pub(crate) head: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// HTTP connections at a time; 0: no limit. WebSockets are not among them.
+    pub(crate) connections: usize,
+}
 
-impl Acceptor for Connections {
-    type Io = Connection;
+/// All HTTP connections of a server.
+pub(crate) struct Watchman {
+    limits: Limits,
+    begun: Instant,
+    watches: Mutex<Vec<Weak<Watch>>>,
+}
 
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.0.local_addr()
+/// What is known of one connection.
+pub(crate) struct Watch {
+    watchman: Arc<Watchman>,
+    state: Mutex<State>,
+    /// Milliseconds since [`Watchman::begun`] after which it is cut.
+    due_ms: AtomicU64,
+}
+
+struct State {
+    phase: Phase,
+    waker: Option<std::task::Waker>,
+    is_cut: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A head has begun and must be completed.
+    Head,
+    /// A request is being read and answered.
+    Exchange,
+    /// Answered; what is still written belongs to the answer, what is read to the next request.
+    Idle,
+}
+
+impl Watchman {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, begun: Instant::now(), watches: Mutex::default() })
     }
 
-    async fn accept(&mut self) -> io::Result<(Self::Io, LocalAddr, RemoteAddr, Scheme)> {
-        let (stream, local, remote, scheme) = match self.0.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                return Err(error);
+    /// Takes a connection in; `None` where there are too many.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Arc<Watch>> {
+        let mut watches = self.watches.lock();
+        let most = self.limits.connections;
+        if most > 0 && watches.len() >= most {
+            watches.retain(|watch| watch.strong_count() > 0);
+            if watches.len() >= most {
+                return None;
             }
-        };
-        // poem leaves Nagle's algorithm on, which holds small frames back for up to 40 ms.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = report(&error), "a connection ended before it was set up");
         }
-        let silence = Box::pin(tokio::time::sleep(SILENCE_LIMIT));
-        Ok((Connection { stream, silence, last: Instant::now() }, local, remote, scheme))
+        let state = State { phase: Phase::Head, waker: None, is_cut: false };
+        let due_ms = AtomicU64::new(self.after(self.limits.head));
+        let watch = Arc::new(Watch { watchman: self.clone(), state: Mutex::new(state), due_ms });
+        watches.push(Arc::downgrade(&watch));
+        Some(watch)
+    }
+
+    /// Cuts connections whose time is over, for as long as the server runs.
+    pub(crate) async fn keep(self: Arc<Self>) {
+        let mut rounds = tokio::time::interval(ROUND);
+        loop {
+            rounds.tick().await;
+            let now = self.after(Duration::ZERO);
+            let mut watches = self.watches.lock();
+            watches.retain(|watch| {
+                let Some(watch) = watch.upgrade() else { return false };
+                if watch.due_ms.load(Ordering::Relaxed) <= now {
+                    watch.cut();
+                }
+                true
+            });
+            watches.shrink_to(1_024);
+        }
+    }
+
+    fn after(&self, limit: Duration) -> u64 {
+        u64::try_from((self.begun.elapsed() + limit).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// One connection with its silence measured. hyper's own limit on request heads needs a timer that poem does not set.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
-    last: Instant,
-}
-
-impl Connection {
-    /// Something went over the connection. The timer itself is moved only when it fires, so that traffic costs no timer work.
-    fn note(&mut self) {
-        self.last = Instant::now();
+impl Watch {
+    /// A request's head is complete.
+    pub(crate) fn begin_exchange(&self) {
+        self.enter(Phase::Exchange, SILENCE_LIMIT);
     }
 
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.silence.as_mut().poll(cx).is_ready() {
-            let due = self.last + SILENCE_LIMIT;
-            if due <= Instant::now() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was silent for too long"));
-            }
-            self.silence.as_mut().reset(due);
+    /// The answer is on its way.
+    pub(crate) fn end_exchange(&self) {
+        self.enter(Phase::Idle, SILENCE_LIMIT);
+    }
+
+    fn enter(&self, phase: Phase, limit: Duration) {
+        self.state.lock().phase = phase;
+        self.due_ms.store(self.watchman.after(limit), Ordering::Relaxed);
+    }
+
+    fn was_read(&self) {
+        let mut state = self.state.lock();
+        match state.phase {
+            // However slowly it trickles in, the head's time does not grow.
+            Phase::Head => return,
+            Phase::Exchange => {}
+            Phase::Idle => state.phase = Phase::Head,
+        }
+        let limit = if state.phase == Phase::Head { self.watchman.limits.head } else { SILENCE_LIMIT };
+        self.due_ms.store(self.watchman.after(limit), Ordering::Relaxed);
+    }
+
+    fn was_written(&self) {
+        let limit = match self.state.lock().phase {
+            Phase::Head => return,
+            Phase::Exchange => SILENCE_LIMIT,
+            Phase::Idle => self.watchman.limits.idle,
+        };
+        self.due_ms.store(self.watchman.after(limit), Ordering::Relaxed);
+    }
+
+    fn cut(&self) {
+        let mut state = self.state.lock();
+        state.is_cut = true;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// An error once the connection is cut; else whoever waits now is woken then.
+    fn wait(&self, cx: &Context<'_>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.is_cut {
+            let what = if state.phase == Phase::Head { "head" } else { "silence" };
+            metrics::counter!("oneiro_http_cut_total", "reason" => what).increment(1);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection kept us waiting for too long"));
+        }
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
         }
         Ok(())
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => match self.check(cx) {
+/// A connection with its watch.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    watch: Arc<Watch>,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+
+    fn check<T>(
+        &self,
+        cx: &Context<'_>,
+        polled: Poll<io::Result<T>>,
+        note: impl FnOnce(&Watch),
+    ) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            return match self.watch.wait(cx) {
                 Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error)),
-            },
-            ready => {
-                self.note();
-                ready
-            }
+            };
         }
+        note(&self.watch);
+        polled
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.check(cx, polled, Watch::was_read)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(cx, polled)
+        self.check(cx, polled, Watch::was_written)
     }
 
     fn poll_write_vectored(
@@ -102,7 +220,7 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(cx, polled)
+        self.check(cx, polled, Watch::was_written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -118,17 +236,24 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connection {
-    fn wrote(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match polled {
-            Poll::Pending => match self.check(cx) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            },
-            ready => {
-                self.note();
-                ready
-            }
-        }
+/// The right to take a request's connection over, in the extensions of the request.
+#[derive(Clone)]
+pub(crate) struct Upgrade(hyper::upgrade::OnUpgrade);
+
+impl Upgrade {
+    pub(crate) fn of<B>(request: &mut hyper::Request<B>) -> Self {
+        Self(hyper::upgrade::on(request))
+    }
+
+    /// The bare connection, and what the client sent behind its request; once the answer that switches protocols is written.
+    ///
+    /// # Errors
+    /// The client left, or the request asked for no upgrade.
+    pub(crate) async fn stream(self) -> io::Result<(TcpStream, bytes::Bytes)> {
+        let upgraded = self.0.await.map_err(io::Error::other)?;
+        let parts = upgraded
+            .downcast::<TokioIo<Connection>>()
+            .map_err(|_| io::Error::other("a connection of another server"))?;
+        Ok((parts.io.into_inner().stream, parts.read_buf))
     }
 }

@@ -4,8 +4,8 @@ use crate::{
     ApiError, AppState,
     access_log::AccessLog,
     cross_origin,
-    listener::Connections,
-    routes,
+    listener::Limits,
+    routes, server,
     socket::{self, SocketContext},
 };
 use anyhow::Context;
@@ -20,15 +20,11 @@ use oneiro_core::{
     telemetry,
 };
 use oneiro_events::Broker;
-use poem::{
-    EndpointExt, Route, Server,
-    endpoint::BoxEndpoint,
-    http::StatusCode,
-    listener::{Listener, TcpListener},
-};
+use poem::{EndpointExt, Route, endpoint::BoxEndpoint, http::StatusCode};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, task::JoinHandle};
 
-/// A connection that sends nothing for so long between two requests is closed. Sockets have timers of their own.
+/// A connection that sends nothing for so long between two requests is closed: browsers keep theirs for about as long.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
 /// What both servers take on the command line; everything else is configuration.
@@ -90,10 +86,12 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     } else {
         None
     };
+    let limits =
+        Limits { head: config.http.header_timeout(), idle: IDLE_LIMIT, connections: config.http.max_connections };
     let state =
         Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
     let app = app(role, &state, sockets.as_ref());
-    let acceptor = bind(addr).await?;
+    let listener = bind(addr).await?;
     tracing::info!(%addr, role = ?role, "listening");
     let stop = {
         let state = state.clone();
@@ -111,11 +109,9 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
         }
     };
     let patience = if state.sockets.is_some() { grace / 2 } else { grace };
-    Server::new_with_acceptor(acceptor)
-        .idle_timeout(IDLE_LIMIT)
-        .run_with_graceful_shutdown(app, stop, Some(patience))
-        .await
-        .context("the listener failed")?;
+    // On the runtime's own threads, as this one would have to be woken for every connection.
+    let serving = tokio::spawn(server::serve(listener, app, limits, stop, patience));
+    serving.await.context("the server panicked")?.context("the listener failed")?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -145,9 +141,20 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
     app.with(AccessLog).boxed()
 }
 
-async fn bind(addr: SocketAddr) -> anyhow::Result<Connections> {
-    let acceptor = TcpListener::bind(addr).into_acceptor().await.with_context(|| {
+async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| {
         format!("cannot listen on {addr}; is another process using the port? HTTP_ADDR, WS_ADDR or PORT choose another")
-    })?;
-    Ok(Connections(acceptor))
+    })
+}
+
+/// Serves the socket tier alone on a listener of the caller's, until the returned task is aborted; for tests and for embedding.
+pub fn serve_sockets(listener: TcpListener, sockets: &Arc<SocketContext>, header_timeout: Duration) -> JoinHandle<()> {
+    let app = socket::routes(sockets).map_to_response();
+    let limits = Limits { head: header_timeout, idle: IDLE_LIMIT, connections: 0 };
+    tokio::spawn(async move {
+        let served = server::serve(listener, app, limits, std::future::pending(), Duration::ZERO).await;
+        if let Err(error) = served {
+            tracing::error!(error = crate::error::report(&error), "the listener failed");
+        }
+    })
 }

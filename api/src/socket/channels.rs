@@ -6,16 +6,23 @@ use super::{
     encode::{Encoding, Form, Kind, Parsed, position_members},
     fields::{Fields, ObjectWriter, extend_object},
     hub::Membership,
+    messages::ErrorCode,
+    options::Dialect,
     outbox::Origin,
-    session::{Dialect, ErrorCode, Session, unavailable},
+    session::{Session, unavailable},
 };
 use oneiro_core::{auth::Claims, config::RealtimeSettings, dreams::Dream};
 use oneiro_events::{ChannelName, Epoch, Position};
+use std::sync::LazyLock;
 
 /// Events in one `history` answer, unless fewer were asked for.
 const MAX_HISTORY: u64 = 100;
 /// Names looked at in one message.
 const MAX_NAMES: usize = 200;
+
+/// [`SHARED`] as names of channels, made once.
+pub(crate) static SHARED_NAMES: LazyLock<[ChannelName; SHARED.len()]> =
+    LazyLock::new(|| SHARED.map(|name| name.parse().expect("a constant name")));
 
 // Who publishes, and from where, must not matter: the names are the ones that `oneiro publish` uses.
 pub(crate) use oneiro_core::publish::{SHARED_CHANNELS as SHARED, is_reserved, user_channel};

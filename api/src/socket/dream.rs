@@ -5,7 +5,8 @@ use super::{
     close::Close,
     encode::{self, Form, Parsed},
     fields::{Fields, ObjectWriter},
-    session::{ErrorCode, Session, rejected},
+    messages::ErrorCode,
+    session::{Session, rejected},
 };
 use bytes::Bytes;
 use oneiro_core::{
@@ -19,29 +20,19 @@ const GREETING: &str = "连接已建立，等待图片处理状态更新";
 const PREFIX: &str = "dream_images_";
 
 impl Session {
-    /// The id in the path; anything but a dream's id is a dream that nobody may see.
-    fn dream_id(&self) -> Option<DreamId> {
-        let path = self.caller.path.trim_end_matches('/');
-        DreamId::parse(path.rsplit('/').next()?)
-    }
-
-    pub(crate) fn check_dream_id(&self) -> Result<(), Close> {
-        self.dream_id().map(|_| ()).ok_or_else(|| rejected("dream_id", Close::FORBIDDEN))
-    }
-
     pub(crate) fn dream_form(&self) -> Form {
         if self.options.ids == IdForm::String { Form::DreamString } else { Form::DreamNumber }
     }
 
     /// After the first token: subscribe, then look at the dream, so that nothing falls in between.
     pub(crate) async fn enter_dream(&mut self) -> Result<(), Close> {
-        let id = self.dream_id().ok_or(Close::FORBIDDEN)?;
+        let id = self.dream.ok_or(Close::FORBIDDEN)?;
         let form = self.dream_form();
         let (membership, _) = self.join(&id.channel(), form).await?;
         let (dream, position) = self.load_dream(id).await?;
         let dream = dream.ok_or_else(|| rejected("forbidden", Close::FORBIDDEN))?;
         self.send_hello(id);
-        let since = match self.options.resume.take() {
+        let since = match self.take_resume() {
             Some(since) => {
                 self.resume(membership.channel(), since, self.encoding(form), Some((&dream, &position))).await?
             }
@@ -57,7 +48,7 @@ impl Session {
 
     /// After a refresh: the same greeting and state, or the end where the dream is no longer the user's to see.
     pub(crate) async fn re_enter_dream(&mut self) -> Result<(), Close> {
-        let id = self.dream_id().ok_or(Close::FORBIDDEN)?;
+        let id = self.dream.ok_or(Close::FORBIDDEN)?;
         let (dream, _) = self.load_dream(id).await?;
         let dream = dream.ok_or_else(|| rejected("forbidden", Close::FORBIDDEN))?;
         self.send_hello(id);
@@ -116,7 +107,7 @@ impl Session {
             return Ok(false);
         }
         let wanted = match message.raw("dream_id") {
-            None => self.dream_id(),
+            None => self.dream,
             Some(_) => message.id("dream_id").as_deref().and_then(DreamId::parse),
         };
         let Some(id) = wanted else {

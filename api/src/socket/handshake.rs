@@ -48,12 +48,6 @@ impl Caller {
         }
     }
 
-    /// Lets go of what only the opening needs: a connection may last for days, and the query may hold a token.
-    pub(crate) fn forget_query(&mut self) {
-        self.query = String::new();
-        self.user_agent.shrink_to_fit();
-    }
-
     /// The first value of a query parameter.
     pub(crate) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
         parameter(&self.query, name)

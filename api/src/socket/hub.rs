@@ -1,8 +1,9 @@
 //! Who listens to what in this process. One subscription per channel, one serialised frame per form, one push per connection.
 
 use super::{
+    conn::Conn,
     encode::{Encoding, Kind, Parsed},
-    outbox::{Frame, Outbox},
+    outbox::Frame,
     records::Records,
 };
 use oneiro_core::auth::UserId;
@@ -12,46 +13,13 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 use tokio::sync::OnceCell;
 
-/// What others may do to a connection.
-pub(crate) struct Conn {
-    pub(crate) outbox: Outbox,
-    /// Kinds of event that the client unsubscribed from, one bit each.
-    muted: AtomicU8,
-}
-
-impl Conn {
-    pub(crate) fn new(outbox: Outbox) -> Self {
-        Self { outbox, muted: AtomicU8::new(0) }
-    }
-
-    /// Replaces the set of muted kinds.
-    pub(crate) fn mute(&self, kinds: &[Kind]) {
-        self.muted.store(kinds.iter().fold(0, |bits, kind| bits | bit(*kind)), Ordering::Relaxed);
-    }
-
-    pub(crate) fn hears(&self, kind: Kind) -> bool {
-        self.muted.load(Ordering::Relaxed) & bit(kind) == 0
-    }
-}
-
-fn bit(kind: Kind) -> u8 {
-    match kind {
-        Kind::Notification => 1,
-        Kind::Order => 2,
-        Kind::Material => 4,
-        // Alerts reach everybody whatever they subscribe to, and the rest is not a kind one subscribes to.
-        Kind::Alert | Kind::Other => 0,
-    }
-}
-
 struct Member {
     conn: Arc<Conn>,
-    user: UserId,
     encoding: Encoding,
     /// Stored events up to here are not delivered: the session has sent them, or is about to read them. [`HELD`]: none yet.
     skip_until: u64,
@@ -61,15 +29,63 @@ const HELD: u64 = u64::MAX;
 
 struct Topic {
     channel: ChannelName,
-    records: Arc<Records>,
+    hub: Arc<Inner>,
+    /// Memberships, among them those about to be. Changed only with the map of topics locked, so that the last one out and a new one cannot
+    /// miss each other.
+    references: AtomicUsize,
     attached: OnceCell<Attachment>,
     state: Mutex<TopicState>,
 }
 
 struct TopicState {
-    members: Vec<Member>,
+    members: Places,
     /// The last event dispatched in this process.
     last: Position,
+}
+
+/// Members at places that stay theirs, so that a channel of a hundred thousand finds each at once.
+#[derive(Default)]
+struct Places {
+    taken: Vec<Option<Member>>,
+    free: Vec<u32>,
+}
+
+impl Places {
+    fn put(&mut self, member: Member) -> u32 {
+        member.conn.joined();
+        match self.free.pop() {
+            Some(place) => {
+                self.taken[place as usize] = Some(member);
+                place
+            }
+            None => {
+                self.taken.push(Some(member));
+                u32::try_from(self.taken.len() - 1).expect("fewer connections than file descriptors")
+            }
+        }
+    }
+
+    fn remove(&mut self, place: u32) {
+        if let Some(member) = self.taken[place as usize].take() {
+            member.conn.left();
+        }
+        self.free.push(place);
+        if self.free.len() == self.taken.len() {
+            *self = Self::default();
+        }
+    }
+
+    fn get_mut(&mut self, place: u32) -> Option<&mut Member> {
+        self.taken.get_mut(place as usize)?.as_mut()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.taken.iter().flatten()
+    }
+
+    fn len(&self) -> usize {
+        self.taken.len() - self.free.len()
+    }
 }
 
 /// The subscription must not keep the topic alive, which owns the subscription.
@@ -114,20 +130,20 @@ impl Topic {
                 }
                 Event::Gap(gap) => {
                     state.last = gap.to.clone();
-                    for member in &state.members {
+                    for member in state.members.iter() {
                         member.conn.outbox.signal_gap(&self.channel);
                     }
                 }
             }
         }
         let mut deliveries = 0_u64;
-        for member in &state.members {
+        for member in state.members.iter() {
             let frames = prepared.iter_mut().filter_map(|event| event.frame_for(member));
             member.conn.outbox.push_all(frames.inspect(|_| deliveries += 1));
         }
-        metrics::counter!("oneiro_ws_deliveries_total").increment(deliveries);
+        self.hub.deliveries.increment(deliveries);
         for event in &prepared {
-            self.records.message_out(event.publication, event.parsed.r#type(), state.members.len());
+            self.hub.records.message_out(event.publication, event.parsed.r#type(), state.members.len());
         }
     }
 }
@@ -142,7 +158,7 @@ impl Prepared<'_> {
         if is_sent_already
             || is_held
             || !member.conn.hears(self.kind)
-            || self.author.as_deref() == Some(member.user.as_str())
+            || (self.author.is_some() && self.author.as_deref() == member.conn.user().map(UserId::as_str))
         {
             return None;
         }
@@ -153,28 +169,26 @@ impl Prepared<'_> {
 
 /// The process's topics. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Hub {
+pub(crate) struct Hub(Arc<Inner>);
+
+struct Inner {
     subscriptions: Subscriptions,
     records: Arc<Records>,
-    topics: Arc<Mutex<HashMap<ChannelName, Counted>>>,
-}
-
-struct Counted {
-    topic: Arc<Topic>,
-    /// Memberships, among them those about to be.
-    references: usize,
+    deliveries: metrics::Counter,
+    topics: Mutex<HashMap<ChannelName, Arc<Topic>>>,
 }
 
 /// A connection's place in a topic; dropping it leaves.
 pub(crate) struct Membership {
-    hub: Hub,
     topic: Arc<Topic>,
-    conn: Arc<Conn>,
+    /// `None` until the topic is subscribed.
+    place: Option<u32>,
 }
 
 impl Hub {
     pub(crate) fn new(subscriptions: Subscriptions, records: Arc<Records>) -> Self {
-        Self { subscriptions, records, topics: Arc::default() }
+        let deliveries = metrics::counter!("oneiro_ws_deliveries_total");
+        Self(Arc::new(Inner { subscriptions, records, deliveries, topics: Mutex::default() }))
     }
 
     /// Joins a channel, held: nothing stored is delivered until [`Membership::go_live`], so that the session can send what was before.
@@ -186,27 +200,16 @@ impl Hub {
         &self,
         channel: &ChannelName,
         conn: &Arc<Conn>,
-        user: &UserId,
         encoding: Encoding,
     ) -> Result<(Membership, Position), EventError> {
-        let topic = {
-            let mut topics = self.topics.lock();
-            let counted = topics.entry(channel.clone()).or_insert_with(|| {
-                let state = TopicState { members: Vec::with_capacity(1), last: Position::origin() };
-                let (records, attached) = (self.records.clone(), OnceCell::new());
-                let topic = Topic { channel: channel.clone(), records, attached, state: Mutex::new(state) };
-                Counted { topic: Arc::new(topic), references: 0 }
-            });
-            counted.references += 1;
-            counted.topic.clone()
-        };
+        let topic = self.topic(channel);
         // From here on dropping the membership gives the reference back, also when the attempt fails or is cancelled.
-        let membership = Membership { hub: self.clone(), topic: topic.clone(), conn: conn.clone() };
+        let mut membership = Membership { topic: topic.clone(), place: None };
         topic
             .attached
             .get_or_try_init(|| async {
                 let listener = Arc::new(TopicListener(Arc::downgrade(&topic)));
-                let (attachment, position) = self.subscriptions.attach(channel, listener).await?;
+                let (attachment, position) = self.0.subscriptions.attach(channel, listener).await?;
                 let mut state = topic.state.lock();
                 // Events may have been dispatched since; they are later than where the attachment began.
                 if state.last == Position::origin() {
@@ -216,18 +219,34 @@ impl Hub {
             })
             .await?;
         let mut state = topic.state.lock();
-        state.members.push(Member { conn: conn.clone(), user: user.clone(), encoding, skip_until: HELD });
+        membership.place = Some(state.members.put(Member { conn: conn.clone(), encoding, skip_until: HELD }));
         let last = state.last.clone();
         drop(state);
         Ok((membership, last))
     }
 
+    /// The channel's topic, with one more reference.
+    fn topic(&self, channel: &ChannelName) -> Arc<Topic> {
+        let mut topics = self.0.topics.lock();
+        let topic = topics.entry(channel.clone()).or_insert_with(|| {
+            Arc::new(Topic {
+                channel: channel.clone(),
+                hub: self.0.clone(),
+                references: AtomicUsize::new(0),
+                attached: OnceCell::new(),
+                state: Mutex::new(TopicState { members: Places::default(), last: Position::origin() }),
+            })
+        });
+        topic.references.fetch_add(1, Ordering::Relaxed);
+        topic.clone()
+    }
+
     pub(crate) fn is_healthy(&self) -> bool {
-        self.subscriptions.is_healthy()
+        self.0.subscriptions.is_healthy()
     }
 
     pub(crate) fn topic_count(&self) -> usize {
-        self.topics.lock().len()
+        self.0.topics.lock().len()
     }
 }
 
@@ -245,13 +264,14 @@ impl Membership {
     /// process has dispatched later ones meanwhile: read them from the history and try again.
     pub(crate) fn go_live(&self, sent: &Position) -> bool {
         let mut state = self.topic.state.lock();
-        // Another epoch cannot be compared; its events are announced by a gap.
-        if state.last.epoch == sent.epoch && state.last.offset > sent.offset {
+        // Another epoch cannot be compared; its events are announced by a gap. Only the beginning of a channel comes before every epoch.
+        let is_comparable = state.last.epoch == sent.epoch || *sent == Position::origin();
+        if is_comparable && state.last.offset > sent.offset {
             return false;
         }
         let skip_until =
             if state.last.epoch == sent.epoch || state.last == Position::origin() { sent.offset } else { 0 };
-        if let Some(member) = state.members.iter_mut().find(|member| Arc::ptr_eq(&member.conn, &self.conn)) {
+        if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
             member.skip_until = skip_until;
         }
         true
@@ -261,7 +281,7 @@ impl Membership {
     pub(crate) fn go_live_now(&self) -> Position {
         let mut state = self.topic.state.lock();
         let last = state.last.clone();
-        if let Some(member) = state.members.iter_mut().find(|member| Arc::ptr_eq(&member.conn, &self.conn)) {
+        if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
             member.skip_until = last.offset;
         }
         last
@@ -270,7 +290,7 @@ impl Membership {
     /// Changes how this connection sees the channel from now on.
     pub(crate) fn set_encoding(&self, encoding: Encoding) {
         let mut state = self.topic.state.lock();
-        if let Some(member) = state.members.iter_mut().find(|member| Arc::ptr_eq(&member.conn, &self.conn)) {
+        if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
             member.encoding = encoding;
         }
     }
@@ -278,17 +298,11 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        {
-            let mut state = self.topic.state.lock();
-            if let Some(index) = state.members.iter().position(|member| Arc::ptr_eq(&member.conn, &self.conn)) {
-                state.members.swap_remove(index);
-            }
+        if let Some(place) = self.place {
+            self.topic.state.lock().members.remove(place);
         }
-        let mut topics = self.hub.topics.lock();
-        let is_last = topics.get_mut(&self.topic.channel).is_some_and(|counted| {
-            counted.references -= 1;
-            counted.references == 0
-        });
+        let mut topics = self.topic.hub.topics.lock();
+        let is_last = self.topic.references.fetch_sub(1, Ordering::Relaxed) == 1;
         // The attachment goes with the last owner of the topic, after the lock is gone.
         let _last = if is_last { topics.remove(&self.topic.channel) } else { None };
         drop(topics);

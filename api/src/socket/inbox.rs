@@ -9,7 +9,8 @@ use super::{
     close::Close,
     encode::{Form, Kind, Parsed},
     fields::Fields,
-    session::{ErrorCode, Session, unavailable},
+    messages::ErrorCode,
+    session::{Session, unavailable},
 };
 use oneiro_events::{ChannelName, Position};
 use parking_lot::Mutex;
@@ -112,10 +113,11 @@ impl SocketContext {
 impl Session {
     /// Joins the user's channel, and sends what came since a connection of this dialect last read it.
     pub(crate) async fn join_inbox(&mut self, channel: &ChannelName, form: Form) -> Result<(), Close> {
-        let (membership, _) = self.join(channel, form).await?;
+        let (membership, end) = self.join(channel, form).await?;
         let reader = self.dialect.label();
         let cursor = Arc::new(Cursor { channel: channel.clone(), reader, state: Mutex::default() });
-        if self.caller.parameter("acks").is_some_and(|value| value == "1") {
+        let opening = self.opening.as_ref();
+        if opening.is_some_and(|opening| opening.caller.parameter("acks").is_some_and(|value| value == "1")) {
             self.show_positions();
             cursor.acknowledge(None);
         }
@@ -123,23 +125,31 @@ impl Session {
         self.inbox = Some(cursor);
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
-        let live_from = match self.options.resume.take() {
+        let live_from = match self.take_resume() {
             Some(since) => self.resume(channel, since, encoding, None).await?,
-            None => self.deliver_missed(channel, encoding).await?,
+            None => self.deliver_missed(channel, encoding, end).await?,
         };
         self.catch_up(&membership, encoding, live_from.clone(), waits_for_users).await?;
         self.memberships.push(Joined { membership, form, live_from, is_own: true });
         Ok(())
     }
 
+    /// `end`: where the channel stood when it was joined. Most users have nothing waiting, and then nothing is read.
     async fn deliver_missed(
         &self,
         channel: &ChannelName,
         encoding: super::encode::Encoding,
+        end: Position,
     ) -> Result<Position, Close> {
+        if end == Position::origin() {
+            return Ok(end);
+        }
         let broker = &self.ctx.broker;
         let cursor = broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
         let mut since = cursor.unwrap_or_else(Position::origin);
+        if since == end {
+            return Ok(end);
+        }
         loop {
             let page = broker
                 .history(channel, Some(&since), oneiro_events::MAX_HISTORY_PAGE)

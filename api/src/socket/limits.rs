@@ -4,9 +4,11 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, hash::Hash};
 use tokio::time::Instant;
 
-/// Keys a limiter remembers. When more come, buckets that have filled up again are forgotten; if that frees nothing, all are: an attacker with
-/// that many addresses is not stopped here, and must not fill the memory.
+/// Keys a limiter remembers. When more come, all are forgotten: an attacker with that many addresses is not stopped here, and must not fill the
+/// memory.
 const MAX_KEYS: usize = 100_000;
+/// From so many keys on, buckets that have filled up again are forgotten whenever the table has doubled.
+const MANY_KEYS: usize = 1_024;
 
 /// Fills at a steady rate up to its capacity.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +46,20 @@ impl Bucket {
 pub(crate) struct Limiter<K> {
     rate: u32,
     capacity: u32,
-    buckets: Mutex<HashMap<K, Bucket>>,
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    buckets: HashMap<K, Bucket>,
+    /// At how many keys the table is looked through.
+    looked_through_at: usize,
 }
 
 impl<K: Hash + Eq> Limiter<K> {
     /// `rate` a second sustained, `capacity` at once. A rate of 0 is no limit.
     pub(crate) fn new(rate: u32, capacity: u32) -> Self {
-        Self { rate, capacity: capacity.max(1), buckets: Mutex::default() }
+        let state = State { buckets: HashMap::new(), looked_through_at: MANY_KEYS };
+        Self { rate, capacity: capacity.max(1), state: Mutex::new(state) }
     }
 
     /// Whether this one may pass.
@@ -58,17 +67,20 @@ impl<K: Hash + Eq> Limiter<K> {
         if self.rate == 0 {
             return true;
         }
-        let mut buckets = self.buckets.lock();
-        if buckets.len() >= MAX_KEYS {
-            buckets.retain(|_, bucket| {
+        let mut state = self.state.lock();
+        if state.buckets.len() >= state.looked_through_at {
+            state.buckets.retain(|_, bucket| {
                 bucket.fill(self.rate, self.capacity, now);
                 bucket.level < self.capacity as f32
             });
-            if buckets.len() >= MAX_KEYS {
-                buckets.clear();
+            if state.buckets.len() >= MAX_KEYS {
+                state.buckets.clear();
             }
+            state.buckets.shrink_to(MANY_KEYS);
+            state.looked_through_at = MANY_KEYS.max(state.buckets.len() * 2).min(MAX_KEYS);
         }
-        buckets.entry(key).or_insert_with(|| Bucket::full(self.capacity, now)).take(self.rate, self.capacity, now)
+        let bucket = state.buckets.entry(key).or_insert_with(|| Bucket::full(self.capacity, now));
+        bucket.take(self.rate, self.capacity, now)
     }
 }
 
@@ -86,6 +98,16 @@ mod tests {
         assert_eq!(passed(Duration::from_secs(1)), 2);
         assert_eq!(passed(Duration::from_secs(100)), 4);
         assert!(limiter.admit("b", start), "each key has its own");
+    }
+
+    #[test]
+    fn who_has_not_come_for_a_while_is_forgotten() {
+        let limiter = Limiter::new(1, 2);
+        let start = Instant::now();
+        for n in 0..50_000_u32 {
+            assert!(limiter.admit(n, start + Duration::from_millis(u64::from(n))));
+        }
+        assert!(limiter.state.lock().buckets.len() <= 2 * MANY_KEYS);
     }
 
     #[test]

@@ -1,25 +1,22 @@
-//! One upgraded stream: reads messages, writes what waits in the outbox, keeps the time. No task and no buffer besides the session's own.
+//! One upgraded stream: reads messages, writes what waits in the outbox. No task and no buffer besides the session's own.
 
 use super::{
     close::Close,
+    conn::Conn,
     framing::{self, Decoder, Incoming},
-    hub::Conn,
     inbox::Cursor,
 };
 use oneiro_events::{ChannelName, Position};
 use std::{
     cell::RefCell,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Read and write buffers are a thread's, not a connection's: most connections are idle most of the time.
 const READ_BUFFER: usize = 16 * 1024;
@@ -42,8 +39,8 @@ pub(crate) enum Turn {
     Gone,
     /// The client broke the rules, or somebody asked for the end.
     Close(Close),
-    /// The deadline has passed.
-    Deadline,
+    /// It is time to look at the clock.
+    Due,
     /// These channels lost events for good.
     Gaps(Vec<ChannelName>),
 }
@@ -63,7 +60,6 @@ pub(crate) struct Link<Io> {
     /// What a full socket did not take. While there is any, the queue waits, so that its bound holds.
     unsent: Vec<u8>,
     sent_of_unsent: usize,
-    timer: Pin<Box<Sleep>>,
     pub(crate) traffic: Traffic,
     /// Told of the user's stored events once they are written.
     inbox: Option<Arc<Cursor>>,
@@ -72,14 +68,18 @@ pub(crate) struct Link<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
-    pub(crate) fn new(io: Io, conn: Arc<Conn>, max_message: usize) -> Self {
+    /// `early`: what the client sent before it heard that the protocol was switched.
+    pub(crate) fn new(io: Io, early: &[u8], conn: Arc<Conn>, max_message: usize) -> Self {
+        let mut decoder = Decoder::new(max_message);
+        if !early.is_empty() {
+            decoder.feed(early);
+        }
         Self {
             io,
             conn,
-            decoder: Decoder::new(max_message),
+            decoder,
             unsent: Vec::new(),
             sent_of_unsent: 0,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             traffic: Traffic::default(),
             inbox: None,
             inbox_queued: None,
@@ -103,10 +103,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(crate) async fn turn(&mut self, deadline: Instant) -> Turn {
-        if self.timer.deadline() != deadline {
-            self.timer.as_mut().reset(deadline);
-        }
+    pub(crate) async fn turn(&mut self) -> Turn {
         poll_fn(|cx| self.poll_turn(cx)).await
     }
 
@@ -121,10 +118,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
         if !taken.gaps.is_empty() {
             return Poll::Ready(Turn::Gaps(taken.gaps));
         }
-        if let Poll::Ready(turn) = self.poll_read(cx) {
-            return Poll::Ready(turn);
+        if taken.is_due {
+            return Poll::Ready(Turn::Due);
         }
-        self.timer.as_mut().poll(cx).map(|()| Turn::Deadline)
+        self.poll_read(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {

@@ -7,17 +7,23 @@
 
 mod channels;
 mod close;
+mod conn;
+mod delivery;
 mod dream;
 mod encode;
 mod fields;
 mod framing;
 mod handshake;
+mod heartbeat;
 mod http;
 mod hub;
 mod inbox;
 mod limits;
 mod link;
+mod messages;
 mod notifications;
+mod options;
+mod orders;
 mod outbox;
 mod presence;
 mod publish;
@@ -26,8 +32,9 @@ mod registry;
 mod session;
 mod sse;
 mod stored;
+mod wheel;
 
-use crate::ApiError;
+use crate::{ApiError, listener::Upgrade};
 use close::Close;
 use fred::clients::SubscriberClient;
 use handshake::Caller;
@@ -41,11 +48,11 @@ use oneiro_core::{
     publish::PRESENCE_CHANNEL,
 };
 use oneiro_events::{
-    Broker, Event, Subscriptions, SubscriptionsOptions,
+    Broker, Subscriptions, SubscriptionsOptions,
     presence::{Presence, PresenceOptions},
 };
+use options::Dialect;
 use poem::{Endpoint, EndpointExt, Request, Response, Route, RouteMethod, get, http::StatusCode, post};
-use session::Dialect;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
@@ -110,7 +117,7 @@ impl SocketContext {
             verifier: deps.verifier,
             dreams: deps.dreams,
             hub: Hub::new(subscriptions.clone(), records),
-            registry: Arc::default(),
+            registry: Arc::new(registry::Registry::new()),
             cursors: inbox::Cursors::default(),
             address_handshakes: Limiter::new(address_rate, address_burst),
             user_handshakes: Limiter::new(user_rate, user_burst),
@@ -119,9 +126,10 @@ impl SocketContext {
         });
         let mut tasks = ctx.tasks.lock();
         tasks.spawn(ctx.clone().flush_cursors());
+        tasks.spawn(ctx.registry.clone().keep_time());
         tasks.spawn(presence.keep());
         tasks.spawn(recording);
-        tasks.spawn(obey(subscriptions, ctx.registry.clone()));
+        tasks.spawn(ctx.clone().obey(subscriptions));
         drop(tasks);
         ctx
     }
@@ -166,28 +174,6 @@ impl SocketContext {
     }
 }
 
-/// Does what operators ask on [`CONTROL_CHANNEL`].
-async fn obey(subscriptions: Subscriptions, registry: Arc<registry::Registry>) {
-    let channel = CONTROL_CHANNEL.parse().expect("a constant name");
-    let mut orders = loop {
-        match subscriptions.subscribe(&channel).await {
-            Ok(orders) => break orders,
-            Err(error) => tracing::warn!(error = crate::error::report(&error), "orders cannot be heard yet"),
-        }
-    };
-    loop {
-        let Event::Publication(order) = orders.recv().await else { continue };
-        let user = fields::Fields::parse(&order.payload).and_then(|order| order.get::<UserId>("kick"));
-        match user {
-            Some(user) => {
-                let count = registry.kick(&user);
-                tracing::info!(user.id = %user, count, "connections of a user were ended on request");
-            }
-            None => tracing::warn!("an order was not understood"),
-        }
-    }
-}
-
 /// Every path that the socket tier serves; both forms of each, with and without a trailing slash.
 pub fn routes(ctx: &Arc<SocketContext>) -> Route {
     let socket = |dialect| Socket { ctx: ctx.clone(), dialect };
@@ -227,7 +213,7 @@ impl Endpoint for Socket {
             Ok(key) => key,
             Err(refusal) => return Ok(*refusal),
         };
-        let caller = Caller::of(&request, &self.ctx.settings);
+        let caller = Box::new(Caller::of(&request, &self.ctx.settings));
         let source = caller.token.as_ref().map(|(_, source)| *source);
         if !handshake::is_origin_allowed(&request, &self.ctx.settings, source) {
             session::rejected("origin", Close::ORIGIN);
@@ -238,12 +224,13 @@ impl Endpoint for Socket {
             session::rejected("address_rate", Close::RATE_LIMIT);
             return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
         }
-        let upgrade = request.take_upgrade().map_err(|_| ApiError::malformed("this connection cannot be upgraded"))?;
+        let upgrade = request.extensions().get::<Upgrade>().cloned();
+        let upgrade = upgrade.ok_or_else(|| ApiError::malformed("this connection cannot be upgraded"))?;
         let response = handshake::accept(&request, &key);
         let (ctx, dialect) = (self.ctx.clone(), self.dialect);
         tokio::spawn(async move {
-            match upgrade.await {
-                Ok(stream) => session::run(ctx, dialect, caller, stream).await,
+            match upgrade.stream().await {
+                Ok((stream, early)) => session::run(ctx, dialect, caller, stream, early).await,
                 Err(error) => tracing::debug!(%error, "a client left during the handshake"),
             }
         });

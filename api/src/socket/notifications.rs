@@ -1,7 +1,7 @@
 //! Dialect N, `/ws/notifications/`: a user's notifications, orders and materials, and alerts for all.
 
 use super::{
-    channels::{Joined, SHARED, user_channel},
+    channels::{Joined, SHARED_NAMES, user_channel},
     close::Close,
     encode::Form,
     session::Session,
@@ -10,9 +10,10 @@ use super::{
 impl Session {
     /// After the token: the user's own channel and everybody's. There is no greeting; the seed has none.
     pub(crate) async fn enter_notifications(&mut self) -> Result<(), Close> {
-        for name in SHARED {
-            let channel = name.parse().expect("a constant name");
-            self.join_own(&channel, Form::Notifications).await?;
+        // Room for these and no more: most connections stay with them.
+        self.memberships.reserve_exact(SHARED_NAMES.len() + 1);
+        for channel in SHARED_NAMES.iter() {
+            self.join_own(channel, Form::Notifications).await?;
         }
         let own = user_channel(&self.claims()?.user_id);
         self.join_inbox(&own, Form::Notifications).await

@@ -71,15 +71,25 @@ struct Inner {
     queue: VecDeque<Frame>,
     bytes: usize,
     waker: Option<Waker>,
+    /// The session's time has come.
+    is_due: bool,
+    /// What seldom happens takes no room until it does.
+    signals: Option<Box<Signals>>,
+}
+
+#[derive(Debug, Default)]
+struct Signals {
     close: Option<Close>,
     /// Channels that lost events for good since the session last looked. At most as many as it has joined.
     gaps: Vec<ChannelName>,
 }
 
 /// What the connection's task takes out.
+#[derive(Default)]
 pub(crate) struct Taken {
     pub(crate) close: Option<Close>,
     pub(crate) gaps: Vec<ChannelName>,
+    pub(crate) is_due: bool,
 }
 
 impl Outbox {
@@ -97,7 +107,7 @@ impl Outbox {
         let waker = {
             let mut inner = self.inner.lock();
             for frame in frames {
-                if inner.close.is_some() {
+                if inner.is_ending() {
                     return;
                 }
                 let is_full = |inner: &Inner| {
@@ -125,25 +135,30 @@ impl Outbox {
 
     /// Ends the connection from outside; what is queued is still sent, except to a client that is too slow. The first reason stays.
     pub(crate) fn close(&self, close: Close) {
-        let waker = {
-            let mut inner = self.inner.lock();
-            if inner.close.is_none() {
-                inner.close = Some(close);
-            }
-            inner.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.signal(|inner| {
+            inner.signals().close.get_or_insert(close);
+        });
     }
 
     /// Tells the session that a channel lost events for good.
     pub(crate) fn signal_gap(&self, channel: &ChannelName) {
+        self.signal(|inner| {
+            let gaps = &mut inner.signals().gaps;
+            if !gaps.contains(channel) {
+                gaps.push(channel.clone());
+            }
+        });
+    }
+
+    /// Tells the session that its time has come.
+    pub(crate) fn signal_due(&self) {
+        self.signal(|inner| inner.is_due = true);
+    }
+
+    fn signal(&self, change: impl FnOnce(&mut Inner)) {
         let waker = {
             let mut inner = self.inner.lock();
-            if !inner.gaps.contains(channel) {
-                inner.gaps.push(channel.clone());
-            }
+            change(&mut inner);
             inner.waker.take()
         };
         if let Some(waker) = waker {
@@ -157,7 +172,11 @@ impl Outbox {
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
-        Taken { close: inner.close.clone(), gaps: std::mem::take(&mut inner.gaps) }
+        let is_due = std::mem::take(&mut inner.is_due);
+        match &mut inner.signals {
+            None => Taken { is_due, ..Taken::default() },
+            Some(signals) => Taken { close: signals.close.clone(), gaps: std::mem::take(&mut signals.gaps), is_due },
+        }
     }
 
     /// Moves frames of up to about `most` bytes to `out`, handing each to `note`. Whether there was any.
@@ -208,8 +227,16 @@ impl Inner {
         metrics::counter!("oneiro_ws_coalesced_total").increment((before - self.queue.len()) as u64);
     }
 
+    fn signals(&mut self) -> &mut Signals {
+        self.signals.get_or_insert_default()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.signals.as_ref().is_some_and(|signals| signals.close.is_some())
+    }
+
     fn end(&mut self, close: Close) {
-        self.close = Some(close);
+        self.signals().close = Some(close);
         self.queue = VecDeque::new();
         self.bytes = 0;
     }

@@ -7,7 +7,8 @@ use super::{
     encode::Form,
     fields::{Fields, ObjectWriter},
     http,
-    session::{ErrorCode, Session, unavailable},
+    messages::ErrorCode,
+    session::{Session, unavailable},
 };
 use crate::ApiError;
 use oneiro_core::{auth::UserId, clock, publish::PRESENCE_CHANNEL};
@@ -117,11 +118,11 @@ impl Session {
         }
         let told = async {
             let (online, _) = self.ctx.presence.online(1).await?;
-            if online > settings.presence_broadcast_limit {
-                return Ok(());
+            if online <= settings.presence_broadcast_limit {
+                let channel = PRESENCE_CHANNEL.parse().expect("a constant name");
+                self.ctx.broker.notify(&channel, event.to_string().as_bytes()).await?;
             }
-            let channel = PRESENCE_CHANNEL.parse().expect("a constant name");
-            self.ctx.broker.notify(&channel, event.to_string().as_bytes()).await
+            Ok(())
         };
         if let Err(error) = told.await {
             self.failed(&error);

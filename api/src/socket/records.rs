@@ -1,11 +1,11 @@
 //! Sessions and messages on record, for the developer endpoints. Stored as events of two channels of the tier's own, so that retention by count
 //! and time is the broker's. Recording never holds a connection up: what is too much is counted and dropped.
 
-use super::{SocketContext, close::Close, handshake::Caller, http, limits::Bucket, link::Traffic, session::Dialect};
+use super::{SocketContext, close::Close, handshake::Caller, http, limits::Bucket, link::Traffic, options::Dialect};
 use crate::ApiError;
 use oneiro_core::publish::{MESSAGES_CHANNEL as MESSAGES, SESSIONS_CHANNEL as SESSIONS};
 use oneiro_core::{
-    auth::{Scope, UserId},
+    auth::{Claims, Scope, UserId},
     clock,
     config::{MessageLog, RealtimeSettings},
 };
@@ -30,40 +30,37 @@ pub(crate) struct Records {
     budget: Mutex<Bucket>,
     per_second: u32,
     log: MessageLog,
+    dropped: metrics::Counter,
 }
 
-/// What a connection keeps of itself for the developer endpoint; the rest is put together when it is written.
-#[derive(Debug, Clone)]
+/// What a connection keeps of itself for the record of its end. Only those have one whose beginning was recorded.
+#[derive(Debug)]
 pub(crate) struct SessionRecord {
-    pub(crate) id: String,
-    pub(crate) user_id: UserId,
-    connected_at: String,
+    opened: Value,
 }
 
 impl SessionRecord {
-    pub(crate) fn new(node: &str, number: u64, user: &UserId) -> Self {
-        Self { id: format!("{node}-{number}"), user_id: user.clone(), connected_at: clock::utc_iso() }
+    pub(crate) fn new(id: &str, node: &str, claims: &Claims, dialect: Dialect, caller: &Caller) -> Self {
+        let now = clock::utc_iso();
+        let opened = json!({ "id": id, "node": node, "user_id": claims.user_id, "path": caller.path, "dialect": dialect.label(),
+            "remote": caller.address, "user_agent": caller.user_agent, "connected_at": now, "last_seen": now,
+            "auth_exp": claims.expires_at, "sent": 0, "received": 0, "bytes": 0, "close_code": null, "close_reason": null,
+            "disconnected_at": null });
+        Self { opened }
     }
 
-    /// The record of its beginning.
-    pub(crate) fn opened(&self, node: &str, auth_exp: i64, dialect: Dialect, caller: &Caller) -> Value {
-        json!({ "id": self.id, "node": node, "user_id": self.user_id, "path": caller.path, "dialect": dialect.label(),
-            "remote": caller.address, "user_agent": caller.user_agent, "connected_at": self.connected_at,
-            "last_seen": self.connected_at, "auth_exp": auth_exp, "sent": 0, "received": 0, "bytes": 0,
-            "close_code": null, "close_reason": null, "disconnected_at": null })
-    }
-
-    /// The record of its end, from that of its beginning.
-    pub(crate) fn closed(mut opened: Value, close: Option<&Close>, traffic: Traffic) -> Value {
+    fn closed(self, auth_exp: i64, close: Option<&Close>, traffic: Traffic) -> Value {
+        let mut record = self.opened;
         let now = Value::from(clock::utc_iso());
-        opened["last_seen"] = now.clone();
-        opened["disconnected_at"] = now;
-        opened["sent"] = traffic.sent.into();
-        opened["received"] = traffic.received.into();
-        opened["bytes"] = traffic.bytes_sent.into();
-        opened["close_code"] = close.map_or(1006, |close| close.code).into();
-        opened["close_reason"] = close.map_or("", |close| &close.reason).into();
-        opened
+        record["last_seen"] = now.clone();
+        record["disconnected_at"] = now;
+        record["auth_exp"] = auth_exp.into();
+        record["sent"] = traffic.sent.into();
+        record["received"] = traffic.received.into();
+        record["bytes"] = traffic.bytes_sent.into();
+        record["close_code"] = close.map_or(1006, |close| close.code).into();
+        record["close_reason"] = close.map_or("", |close| &close.reason).into();
+        record
     }
 }
 
@@ -75,8 +72,9 @@ impl Records {
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
         let (queue, mut waiting) = mpsc::channel::<(&'static str, Value)>(QUEUE);
         let budget = Mutex::new(Bucket::full(settings.records_per_second, Instant::now()));
-        let records =
-            Arc::new(Self { queue, budget, per_second: settings.records_per_second, log: settings.message_log });
+        let (per_second, log) = (settings.records_per_second, settings.message_log);
+        let dropped = metrics::counter!("oneiro_ws_records_dropped_total");
+        let records = Arc::new(Self { queue, budget, per_second, log, dropped });
         let history_ttl = Duration::from_secs(settings.records_seconds);
         // A session is two records, its beginning and its end.
         let (sessions, messages) = (settings.sessions_kept.saturating_mul(2), settings.messages_kept);
@@ -94,25 +92,41 @@ impl Records {
         (records, store)
     }
 
-    fn put(&self, channel: &'static str, record: impl FnOnce() -> Value) {
+    /// Whether there was room.
+    fn put(&self, channel: &'static str, record: impl FnOnce() -> Value) -> bool {
         let has_room = self.per_second > 0 && self.budget.lock().take(self.per_second, self.per_second, Instant::now());
-        if !has_room || self.queue.try_send((channel, record())).is_err() {
-            metrics::counter!("oneiro_ws_records_dropped_total").increment(1);
+        let is_taken = has_room && self.queue.try_send((channel, record())).is_ok();
+        if !is_taken {
+            self.dropped.increment(1);
         }
+        is_taken
     }
 
-    pub(crate) fn session(&self, record: impl FnOnce() -> Value) {
-        self.put(SESSIONS, record);
+    /// Records the beginning of a session, if there is room; its end is recorded only then.
+    pub(crate) fn session_opened(&self, record: impl FnOnce() -> SessionRecord) -> Option<Box<SessionRecord>> {
+        let mut kept = None;
+        let is_taken = self.put(SESSIONS, || kept.insert(record()).opened.clone());
+        kept.filter(|_| is_taken).map(Box::new)
+    }
+
+    pub(crate) fn session_closed(&self, record: SessionRecord, auth_exp: i64, close: Option<&Close>, traffic: Traffic) {
+        self.put(SESSIONS, || record.closed(auth_exp, close, traffic));
     }
 
     /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept.
-    pub(crate) fn message_in(&self, session: Option<(&str, &UserId)>, r#type: &str, text: &str) {
+    pub(crate) fn message_in(
+        &self,
+        session: impl FnOnce() -> Option<String>,
+        user: Option<&UserId>,
+        r#type: &str,
+        text: &str,
+    ) {
         if self.log == MessageLog::Off {
             return;
         }
         self.put(MESSAGES, || {
             let keeps_body = self.log == MessageLog::Body && r#type != "authenticate";
-            json!({ "session_id": session.map(|(id, _)| id), "user_id": session.map(|(_, user)| user), "direction": "in",
+            json!({ "session_id": session(), "user_id": user, "direction": "in",
                 "type": r#type.chars().take(64).collect::<String>(), "channel": null, "size": text.len(), "at": clock::utc_iso(),
                 "body": keeps_body.then(|| text.chars().take(MAX_BODY_CHARS).collect::<String>()) })
         });

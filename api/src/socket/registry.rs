@@ -1,6 +1,10 @@
-//! The connections of this process: counted, capped per user, and reachable for those who must end them.
+//! The connections of this process: counted, capped per user, reachable for those who must end them, and woken when their time has come.
 
-use super::{close::Close, hub::Conn};
+use super::{
+    close::Close,
+    conn::Conn,
+    wheel::{NEVER, TURN, Wheel},
+};
 use oneiro_core::auth::UserId;
 use parking_lot::Mutex;
 use std::{
@@ -10,20 +14,21 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-#[derive(Default)]
 pub(crate) struct Registry {
     state: Mutex<State>,
     count: AtomicUsize,
     is_draining: AtomicBool,
     emptied: Notify,
+    wheel: Wheel,
+    connections: metrics::Gauge,
 }
 
 #[derive(Default)]
 struct State {
     next: u64,
-    conns: HashMap<u64, (Arc<Conn>, Option<UserId>)>,
+    conns: HashMap<u64, Arc<Conn>>,
     users: HashMap<UserId, usize>,
 }
 
@@ -34,13 +39,24 @@ pub(crate) struct Entry {
 }
 
 impl Registry {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            count: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
+            emptied: Notify::new(),
+            wheel: Wheel::new(Instant::now()),
+            connections: metrics::gauge!("oneiro_ws_connections"),
+        }
+    }
+
     pub(crate) fn add(self: &Arc<Self>, conn: &Arc<Conn>) -> Entry {
         let mut state = self.state.lock();
         state.next += 1;
         let id = state.next;
-        state.conns.insert(id, (conn.clone(), None));
+        state.conns.insert(id, conn.clone());
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        metrics::gauge!("oneiro_ws_connections").set(count as f64);
+        self.connections.set(count as f64);
         Entry { registry: self.clone(), id }
     }
 
@@ -52,16 +68,21 @@ impl Registry {
         self.is_draining.load(Ordering::Relaxed)
     }
 
+    /// Every connection with its id.
+    pub(crate) fn conns(&self) -> Vec<(u64, Arc<Conn>)> {
+        self.state.lock().conns.iter().map(|(id, conn)| (*id, conn.clone())).collect()
+    }
+
     /// Ends every connection, each with its own goodbye, and refuses new ones from now on. Returns once all are gone.
     pub(crate) async fn drain(&self, goodbye: impl Fn() -> Close) {
         self.is_draining.store(true, Ordering::Relaxed);
         loop {
             let emptied = self.emptied.notified();
-            let conns: Vec<Arc<Conn>> = self.state.lock().conns.values().map(|(conn, _)| conn.clone()).collect();
+            let conns = self.conns();
             if conns.is_empty() {
                 return;
             }
-            for conn in conns {
+            for (_, conn) in conns {
                 conn.outbox.close(goodbye());
             }
             emptied.await;
@@ -70,18 +91,29 @@ impl Registry {
 
     /// Ends the connections of one user. How many there were.
     pub(crate) fn kick(&self, user: &UserId) -> usize {
-        let conns: Vec<Arc<Conn>> = self
-            .state
-            .lock()
-            .conns
-            .values()
-            .filter(|(_, owner)| owner.as_ref() == Some(user))
-            .map(|(conn, _)| conn.clone())
-            .collect();
-        for conn in &conns {
+        let mut conns = self.conns();
+        conns.retain(|(_, conn)| conn.user() == Some(user));
+        for (_, conn) in &conns {
             conn.outbox.close(Close::KICKED);
         }
         conns.len()
+    }
+
+    /// Wakes connections whose time has come, for as long as the process runs.
+    pub(crate) async fn keep_time(self: Arc<Self>) {
+        let mut turns = tokio::time::interval(TURN);
+        loop {
+            turns.tick().await;
+            self.wheel.advance(Instant::now(), |turn, ids| {
+                let state = self.state.lock();
+                for conn in ids.iter().filter_map(|id| state.conns.get(id)) {
+                    // One that was put in twice is woken by the turn that counts.
+                    if conn.armed.compare_exchange(turn, NEVER, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                        conn.outbox.signal_due();
+                    }
+                }
+            });
+        }
     }
 }
 
@@ -89,6 +121,14 @@ impl Entry {
     /// Unique in this process.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Has the session woken at `deadline` or earlier.
+    pub(crate) fn arm(&self, conn: &Conn, deadline: Instant) {
+        let turn = self.registry.wheel.turn_of(deadline);
+        if conn.armed.load(Ordering::Relaxed) > turn {
+            self.registry.wheel.put(self.id, turn, &conn.armed);
+        }
     }
 
     /// Notes whose connection it is. `false` where that user has `most` already; 0 is no limit.
@@ -99,8 +139,8 @@ impl Entry {
             return false;
         }
         *count += 1;
-        if let Some((_, owner)) = state.conns.get_mut(&self.id) {
-            *owner = Some(user.clone());
+        if let Some(conn) = state.conns.get(&self.id) {
+            conn.belongs_to(user);
         }
         true
     }
@@ -109,12 +149,13 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut state = self.registry.state.lock();
-        if let Some((_, Some(user))) = state.conns.remove(&self.id)
-            && let Some(count) = state.users.get_mut(&user)
+        let conn = state.conns.remove(&self.id);
+        if let Some(user) = conn.as_ref().and_then(|conn| conn.user())
+            && let Some(count) = state.users.get_mut(user)
         {
             *count -= 1;
             if *count == 0 {
-                state.users.remove(&user);
+                state.users.remove(user);
             }
         }
         if state.conns.is_empty() {
@@ -122,6 +163,6 @@ impl Drop for Entry {
         }
         drop(state);
         let count = self.registry.count.fetch_sub(1, Ordering::Relaxed) - 1;
-        metrics::gauge!("oneiro_ws_connections").set(count as f64);
+        self.registry.connections.set(count as f64);
     }
 }

@@ -6,11 +6,12 @@ use super::{
     SocketContext,
     channels::{Access, SHARED, access, user_channel},
     close::Close,
+    conn::Conn,
     encode::{Encoding, Form},
     fields::ObjectWriter,
     handshake::{self, Caller},
     http,
-    hub::{Conn, Membership},
+    hub::Membership,
     outbox::{Frame, Outbox},
     registry,
 };
@@ -56,7 +57,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     let (token, _) = caller.token.clone().ok_or_else(|| ApiError::unauthorized(&AuthError::Missing))?;
     let claims = ctx.verifier.verify(&token).map_err(|error| ApiError::unauthorized(&error))?;
     let channels = channels(&ctx, &caller, &claims).await?;
-    let conn = Arc::new(Conn::new(Outbox::new(ctx.limits())));
+    let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
         return Err(ApiError::rate_limited(std::time::Duration::from_secs(5)).into());
@@ -143,7 +144,7 @@ impl Stream {
         };
         let encoding = Encoding { form, with_position: true, with_progress: true };
         let ctx = self.ctx.clone();
-        let joined = ctx.hub.join(&channel, &self.conn, &claims.user_id, encoding).await;
+        let joined = ctx.hub.join(&channel, &self.conn, encoding).await;
         let (membership, dispatched) = joined.map_err(|error| http::failed(&error))?;
         let mut sent = last.get(&channel).cloned().unwrap_or(dispatched);
         // Not where the queue ends but where it begins: ids are told as frames leave.

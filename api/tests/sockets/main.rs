@@ -5,8 +5,10 @@
 mod redis;
 
 mod client;
+mod deadline;
 mod dream;
 mod frames;
+mod list;
 mod node;
 mod notifications;
 mod presence;

@@ -1,7 +1,7 @@
 //! One socket process, in the test's own process.
 
 use crate::{client::Client, redis::Redis};
-use oneiro_api::socket::{Deps, SocketContext, routes};
+use oneiro_api::socket::{Deps, SocketContext};
 use oneiro_core::{
     auth::{UserId, Verifier, mint},
     clock,
@@ -10,10 +10,12 @@ use oneiro_core::{
     storage::Storage,
 };
 use oneiro_events::{Broker, BrokerOptions};
-use poem::listener::TcpAcceptor;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 pub(crate) const SECRET: &str = "a secret that is long enough for tests";
+
+/// How long a client may take for its handshake, on the slowest machine.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
     pub(crate) addr: SocketAddr,
@@ -58,10 +60,7 @@ impl Node {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let app = routes(&ctx);
-        let server = tokio::spawn(async move {
-            poem::Server::new_with_acceptor(TcpAcceptor::from_tokio(listener).unwrap()).run(app).await.unwrap();
-        });
+        let server = oneiro_api::serve_sockets(listener, &ctx, HEADER_TIMEOUT);
         Self { addr, ctx, broker, dreams, server }
     }
 

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Watch events.
     #[command(subcommand)]
     Events(EventsCommand),
-    /// End connections.
+    /// List and end connections.
     #[command(subcommand)]
     Sockets(SocketsCommand),
 }
@@ -263,6 +263,18 @@ pub(crate) struct PublishArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SocketsCommand {
+    /// List the connections of all socket processes, the oldest of each first.
+    List {
+        /// Only those of this user.
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
+        /// Only those of this process: the part of a connection's id before the dash.
+        #[arg(long)]
+        node: Option<String>,
+        /// How many of each process.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
     /// End every connection of a user, on whichever process; their tokens stay valid until they expire.
     Kick {
         /// Whose.

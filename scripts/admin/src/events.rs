@@ -1,4 +1,4 @@
-//! `oneiro publish` and `oneiro events`.
+//! `oneiro publish`, `oneiro events` and `oneiro sockets`.
 
 use crate::{
     cli::{EventsCommand, PublishArgs, SocketsCommand},
@@ -8,11 +8,15 @@ use anyhow::{Context, bail};
 use oneiro_core::{
     auth::UserId,
     config::Config,
-    publish::{self, MAX_EVENT_BYTES, NewEvent},
+    publish::{MAX_EVENT_BYTES, NewEvent},
     redis,
+    sockets::{self, Socket},
 };
 use oneiro_events::{Broker, ChannelName, Event, Publication, Subscriptions, SubscriptionsOptions};
-use std::io::Read;
+use std::{
+    io::Read,
+    time::{Duration, UNIX_EPOCH},
+};
 
 const MAX_DATA_BYTES: u64 = MAX_EVENT_BYTES as u64;
 
@@ -50,12 +54,42 @@ pub(crate) async fn run(command: EventsCommand, config: &Config) -> anyhow::Resu
     }
 }
 
-pub(crate) async fn sockets(command: SocketsCommand, config: &Config) -> anyhow::Result<()> {
-    let SocketsCommand::Kick { user } = command;
-    let id = UserId::parse(&user).with_context(|| format!("`{user}` is not a user id"))?;
-    publish::kick(&broker(config, redis::connect(&config.redis).await?), &id).await?;
-    show::text(&format!("every socket process was told to end the connections of user {id}"));
-    Ok(())
+pub(crate) async fn sockets(command: SocketsCommand, config: &Config, json: bool) -> anyhow::Result<()> {
+    let user_id = |user: &str| UserId::parse(user).with_context(|| format!("`{user}` is not a user id"));
+    let broker = broker(config, redis::connect(&config.redis).await?);
+    match command {
+        SocketsCommand::Kick { user } => {
+            let id = user_id(&user)?;
+            sockets::kick(&broker, &id).await?;
+            show::text(&format!("every socket process was told to end the connections of user {id}"));
+            Ok(())
+        }
+        SocketsCommand::List { user, node, limit } => {
+            let user = user.as_deref().map(user_id).transpose()?;
+            let subscriber = redis::connect_subscriber(&config.redis).await?;
+            let subscriptions = Subscriptions::start(subscriber, broker.clone(), SubscriptionsOptions::default());
+            let listing = sockets::list(&broker, &subscriptions, user, node, limit).await?;
+            if json {
+                return show::json(&listing);
+            }
+            let told = listing.sockets.len();
+            let rows = listing.sockets.into_iter().map(row).collect();
+            let headers = ["id", "user", "dialect", "address", "since", "channels", "queued"];
+            show::table(&headers, rows, "no connections");
+            show::text(&format!("{told} of {} connections on {} processes", listing.total, listing.nodes));
+            if !listing.is_complete {
+                bail!("some socket processes did not answer in time");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn row(socket: Socket) -> Vec<String> {
+    let since = UNIX_EPOCH + Duration::from_millis(socket.connected_at_ms);
+    let user = socket.user_id.map_or_else(|| "-".to_owned(), |user| user.to_string());
+    let (channels, queued) = (socket.channels.to_string(), socket.queued.to_string());
+    vec![socket.id, user, socket.dialect, socket.address, show::ago(since), channels, queued]
 }
 
 fn print(publication: &Publication) {

@@ -56,7 +56,7 @@ async fn run(command: Command, config: &Config, json: bool) -> anyhow::Result<()
         Command::Token(args) => token::print(&args, config),
         Command::Publish(args) => events::publish(args, config, json).await,
         Command::Events(command) => events::run(command, config).await,
-        Command::Sockets(command) => events::sockets(command, config).await,
+        Command::Sockets(command) => events::sockets(command, config, json).await,
     }
 }
 

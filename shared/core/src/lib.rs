@@ -11,5 +11,6 @@ pub mod jobs;
 pub mod process;
 pub mod publish;
 pub mod redis;
+pub mod sockets;
 pub mod storage;
 pub mod telemetry;

@@ -22,8 +22,10 @@ pub const MAX_EVENT_BYTES: usize = 64 * 1024;
 const MAX_TTL_SECONDS: u64 = 365 * 24 * 3600;
 /// Where typing, presence and status of users are told.
 pub const PRESENCE_CHANNEL: &str = "presence";
-/// Where operators tell every socket process what to do: `{"kick": <user id>}` ends that user's connections.
+/// Where operators tell every socket process what to do; see [`Order`](crate::sockets::Order).
 pub const CONTROL_CHANNEL: &str = "socket_control";
+/// What the names of channels begin with on which socket processes answer.
+pub const REPLY_PREFIX: &str = "socket_replies_";
 /// Where socket processes record who was connected, for the developer endpoints.
 pub const SESSIONS_CHANNEL: &str = "records_sessions";
 /// Where they record what was sent.
@@ -95,7 +97,7 @@ pub fn user_channel(user: &UserId) -> ChannelName {
 /// Whether a channel's events are Oneiro's own: a publisher's would contradict them.
 pub fn is_reserved(channel: &str) -> bool {
     let own = [PRESENCE_CHANNEL, CONTROL_CHANNEL, SESSIONS_CHANNEL, MESSAGES_CHANNEL];
-    channel.starts_with("dream_images_") || own.contains(&channel)
+    channel.starts_with("dream_images_") || channel.starts_with(REPLY_PREFIX) || own.contains(&channel)
 }
 
 impl NewEvent {
@@ -171,15 +173,6 @@ impl Accepted {
         metrics::counter!("oneiro_events_published_total").increment(1);
         Ok(Published { channel: self.channel.as_str().to_owned(), offset, epoch: epoch.as_str().to_owned() })
     }
-}
-
-/// Ends every connection of a user, on whichever process it is. Those that are connected to Redis at this moment hear it; it is not kept.
-///
-/// # Errors
-/// [`EventError`] where Redis did not take it.
-pub async fn kick(broker: &Broker, user: &UserId) -> Result<(), EventError> {
-    let channel = CONTROL_CHANNEL.parse().expect("a constant name");
-    broker.notify(&channel, serde_json::json!({ "kick": user }).to_string().as_bytes()).await
 }
 
 /// How much of a user's channel waits for the next connection.

@@ -166,11 +166,12 @@ impl Broker {
         position(&epoch, offset).ok_or(EventError::Corrupt("publish"))
     }
 
-    /// Delivers `payload` to those who are subscribed now, and keeps nothing: for what is stale a moment later (typing, cursors).
+    /// Delivers `payload` to those who are subscribed now, and keeps nothing: for what is stale a moment later (typing, cursors). Returns how many
+    /// connections got it, as far as the Redis node that answers knows: all of them, except in a cluster.
     ///
     /// # Errors
     /// [`EventError::Redis`].
-    pub async fn notify(&self, channel: &ChannelName, payload: &[u8]) -> Result<(), EventError> {
+    pub async fn notify(&self, channel: &ChannelName, payload: &[u8]) -> Result<u64, EventError> {
         let payload = Bytes::copy_from_slice(payload);
         self.client
             .publish(channel.as_str(), Value::Bytes(payload))

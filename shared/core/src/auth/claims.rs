@@ -1,20 +1,20 @@
 //! What a verified token says.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Largest integer that a JavaScript number holds exactly, plus one.
 const JS_SAFE: u64 = 1 << 53;
 
-/// A user's id. Tokens carry it as a number or as a string; it is compared as a string and written as a number where it is one.
+/// A user's id. Tokens carry it as a number or as a string; it is compared as a string and written as a number where it is one. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(String);
+pub struct UserId(Arc<str>);
 
 impl UserId {
     /// Takes an id of 1 to 128 bytes without control characters.
     pub fn parse(text: &str) -> Option<Self> {
         let valid = !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
-        valid.then(|| Self(text.to_owned()))
+        valid.then(|| Self(text.into()))
     }
 
     /// The id as text.
@@ -24,7 +24,7 @@ impl UserId {
 
     /// The id as a number, where it is a canonical non-negative one below 2^53.
     pub fn as_number(&self) -> Option<u64> {
-        let canonical = self.0 == "0" || !self.0.starts_with('0');
+        let canonical = &*self.0 == "0" || !self.0.starts_with('0');
         let digits = self.0.bytes().all(|b| b.is_ascii_digit());
         if canonical && digits { self.0.parse().ok().filter(|&n| n < JS_SAFE) } else { None }
     }
@@ -38,7 +38,7 @@ impl fmt::Display for UserId {
 
 impl From<u64> for UserId {
     fn from(id: u64) -> Self {
-        Self(id.to_string())
+        Self(id.to_string().into())
     }
 }
 

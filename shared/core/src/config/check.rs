@@ -94,6 +94,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
     for (name, value) in [
         ("http.max_concurrent_uploads", config.http.max_concurrent_uploads as u64),
         ("http.request_timeout_seconds", config.http.request_timeout_seconds),
+        ("http.header_timeout_seconds", config.http.header_timeout_seconds),
         ("redis.connect_timeout_seconds", config.redis.connect_timeout_seconds),
         ("redis.command_timeout_seconds", config.redis.command_timeout_seconds),
         ("redis.reconnect_max_seconds", config.redis.reconnect_max_seconds),

@@ -20,6 +20,8 @@ pub struct HttpConfig {
     pub cors_origins: Vec<String>,
     pub request_timeout_seconds: u64,
     pub max_concurrent_uploads: usize,
+    pub header_timeout_seconds: u64,
+    pub max_connections: usize,
     pub shutdown_grace_seconds: u64,
     pub dev_tokens_max_ttl_seconds: u64,
 }
@@ -28,6 +30,8 @@ impl HttpConfig {
     seconds! {
         /// Limit of one upload.
         request_timeout = request_timeout_seconds;
+        /// Time for a request's head.
+        header_timeout = header_timeout_seconds;
         /// Time for requests under way after SIGTERM.
         shutdown_grace = shutdown_grace_seconds;
     }

@@ -1,0 +1,80 @@
+//! What the process knows of one connection, and what others may do to it.
+
+use super::{encode::Kind, outbox::Outbox};
+use oneiro_core::{auth::UserId, clock};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
+
+pub(crate) struct Conn {
+    pub(crate) outbox: Outbox,
+    /// `dream`, `notifications`, `presence` or `sse`.
+    pub(crate) dialect: &'static str,
+    /// Without a port; what a trusted proxy said may be any text.
+    pub(crate) address: Box<str>,
+    pub(crate) since_ms: u64,
+    user: OnceLock<UserId>,
+    /// How many it has joined.
+    channels: AtomicU32,
+    /// Kinds of event that the client unsubscribed from, one bit each.
+    muted: AtomicU8,
+    /// The turn of the wheel at which the session is woken; see [`Wheel`](super::wheel::Wheel).
+    pub(crate) armed: AtomicU64,
+}
+
+impl Conn {
+    pub(crate) fn new(outbox: Outbox, dialect: &'static str, address: &str) -> Self {
+        Self {
+            outbox,
+            dialect,
+            address: address.into(),
+            since_ms: clock::unix_millis(),
+            user: OnceLock::new(),
+            channels: AtomicU32::new(0),
+            muted: AtomicU8::new(0),
+            armed: AtomicU64::new(super::wheel::NEVER),
+        }
+    }
+
+    /// Whose it is, once that is proved. It never changes.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.user.get()
+    }
+
+    /// Notes whose it is; only the first time counts.
+    pub(super) fn belongs_to(&self, user: &UserId) {
+        self.user.get_or_init(|| user.clone());
+    }
+
+    pub(super) fn joined(&self) {
+        self.channels.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn left(&self) {
+        self.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.load(Ordering::Relaxed) as usize
+    }
+
+    /// Replaces the set of muted kinds.
+    pub(crate) fn mute(&self, kinds: &[Kind]) {
+        self.muted.store(kinds.iter().fold(0, |bits, kind| bits | bit(*kind)), Ordering::Relaxed);
+    }
+
+    pub(crate) fn hears(&self, kind: Kind) -> bool {
+        self.muted.load(Ordering::Relaxed) & bit(kind) == 0
+    }
+}
+
+fn bit(kind: Kind) -> u8 {
+    match kind {
+        Kind::Notification => 1,
+        Kind::Order => 2,
+        Kind::Material => 4,
+        // Alerts reach everybody whatever they subscribe to, and the rest is not a kind one subscribes to.
+        Kind::Alert | Kind::Other => 0,
+    }
+}

@@ -1,0 +1,87 @@
+//! From a channel to one connection: join, read what was before, go live without a hole or a repetition.
+
+use super::{
+    close::Close,
+    encode::{Encoding, Form, Parsed},
+    hub::Membership,
+    options::Dialect,
+    outbox::Frame,
+    session::{Session, unavailable},
+};
+use oneiro_core::clock;
+use oneiro_events::{ChannelName, Position, Publication};
+
+/// Publications read per step while catching up.
+const PAGE: u64 = 500;
+/// Reads before live delivery begins all the same: only a channel that changes its epoch meanwhile gets there.
+const MAX_CATCH_UPS: usize = 100;
+
+impl Session {
+    /// Joins a channel, held. Redis that does not answer ends the connection: the client comes back, perhaps to a process that is better off.
+    pub(crate) async fn join(&self, channel: &ChannelName, form: Form) -> Result<(Membership, Position), Close> {
+        self.ctx.hub.join(channel, &self.conn, self.encoding(form)).await.map_err(|error| unavailable(&error))
+    }
+
+    /// Sends what a channel stored after `since`, as far as `wanted` lets it, and begins live delivery without a hole or a repetition.
+    pub(crate) async fn catch_up(
+        &self,
+        membership: &Membership,
+        encoding: Encoding,
+        since: Position,
+        mut wanted: impl FnMut(&Parsed<'_>) -> bool,
+    ) -> Result<u64, Close> {
+        let mut sent = since;
+        let mut count = 0;
+        for _ in 0..MAX_CATCH_UPS {
+            if membership.go_live(&sent) {
+                return Ok(count);
+            }
+            let history = self
+                .ctx
+                .broker
+                .history(membership.channel(), Some(&sent), PAGE)
+                .await
+                .map_err(|error| unavailable(&error))?;
+            count += self.send_publications(&history.publications, encoding, &mut wanted);
+            sent = match history.publications.last().and_then(|last| last.position.clone()) {
+                Some(last) => last,
+                None => history.position,
+            };
+        }
+        membership.go_live_now();
+        Ok(count)
+    }
+
+    pub(crate) fn send_publications(
+        &self,
+        publications: &[Publication],
+        encoding: Encoding,
+        mut wanted: impl FnMut(&Parsed<'_>) -> bool,
+    ) -> u64 {
+        let now = clock::unix_millis();
+        let frames: Vec<Frame> = publications
+            .iter()
+            .filter_map(|publication| {
+                let parsed = Parsed::new(publication);
+                let is_current = parsed.expires_at_ms().is_none_or(|end| end > now);
+                if is_current && wanted(&parsed) { parsed.encode(encoding) } else { None }
+            })
+            .collect();
+        let count = frames.len() as u64;
+        self.conn.outbox.push_all(frames.into_iter());
+        count
+    }
+
+    pub(crate) async fn on_gaps(&mut self, channels: Vec<ChannelName>) -> Result<(), Close> {
+        for channel in channels {
+            let position = self.ctx.broker.position(&channel).await.map_err(|error| unavailable(&error))?;
+            if self.options.with_position {
+                self.send_resume_failed(&channel, &position);
+            }
+            if self.dialect == Dialect::Dream {
+                self.send_snapshot_of(&channel).await?;
+            }
+        }
+        Ok(())
+    }
+}
