@@ -59,7 +59,16 @@ if tonumber(ARGV[1]) + tonumber(ARGV[2]) + tonumber(ARGV[3]) > 0 then
   if what then
     -- Jobs that are there already add nothing: a push that is sent again because its answer was lost, or a twin.
     local i = first
-    for _ = 1, tonumber(ARGV[7]) do i = i + 4 + 2 * tonumber(ARGV[i + 3]) end
+    for _ = 1, tonumber(ARGV[7]) do
+      local a = i + 4
+      i = a + 2 * tonumber(ARGV[i + 3])
+      for k = a, i - 1, 2 do
+        if call('HEXISTS', JOBS, ARGV[k]) == 1 then
+          n = n - 1
+          bytes = bytes - #ARGV[k + 1]
+        end
+      end
+    end
     while i <= #ARGV do
       local id, rec, _, mode, key = unpack(ARGV, i, i + 5)
       if held_by(mode, key) or call('HEXISTS', JOBS, id) == 1 then
@@ -84,14 +93,22 @@ local stored, weight = 0, 0
 for _ = 1, tonumber(ARGV[7]) do
   local prio, kind, group, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local a = i + 4
-  local ids = {}
-  for k = 1, n do
-    ids[k] = ARGV[a + 2 * k - 2]
-    weight = weight + #ARGV[a + 2 * k - 1]
+  local ids, is_there = {}, false
+  for k = 1, n do ids[k] = ARGV[a + 2 * k - 2] end
+  for k, rec in ipairs(call('HMGET', JOBS, unpack(ids))) do
+    if rec then is_there = true else weight = weight + #ARGV[a + 2 * k - 1] end
   end
-  stored = stored + n
-  call('HSET', JOBS, unpack(ARGV, a, a + 2 * n - 1))
-  ready(ids, prio, kind, group, false)
+  if is_there then
+    -- The same id twice is a push that was sent again because its answer was lost.
+    ids = {}
+    for k = a, a + 2 * n - 2, 2 do
+      if call('HSETNX', JOBS, ARGV[k], ARGV[k + 1]) == 1 then ids[#ids + 1] = ARGV[k] end
+    end
+  else
+    call('HSET', JOBS, unpack(ARGV, a, a + 2 * n - 1))
+  end
+  if #ids > 0 then ready(ids, prio, kind, group, false) end
+  stored = stored + #ids
   i = a + 2 * n
 end
 local there = {}
@@ -100,12 +117,12 @@ while i <= #ARGV do
   local id, rec, due, mode, key, ttl = unpack(ARGV, i, i + 5)
   if now == 0 then now = clock() end
   local twin = held_by(mode, key)
+  -- The same id twice is a push that was sent again because its answer was lost; the job may have ended since, so its key stays free.
+  if not twin and call('HEXISTS', JOBS, id) == 1 then twin = id end
   if not twin and mode ~= '' then
     local u = P .. 'u:' .. key
     if mode == 'w' then call('SET', u, id, 'PX', ttl) else call('SET', u, id) end
   end
-  -- The same id twice is a push that was sent again because its answer was lost.
-  if not twin and call('HEXISTS', JOBS, id) == 1 then twin = id end
   if twin then
     there[#there + 1] = index
     there[#there + 1] = twin

@@ -72,9 +72,7 @@ impl Queue {
     async fn push_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, QueueError> {
         let mut resends = 0;
         loop {
-            // In a cluster the client itself may send a call twice, so every job is looked for first.
-            let is_first = resends == 0 && !self.inner.client.is_clustered();
-            let (args, order) = arguments(jobs, &self.inner.options, is_first)?;
+            let (args, order) = arguments(jobs, &self.inner.options)?;
             match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),
                 Err(QueueError::Unavailable(error))
@@ -89,12 +87,12 @@ impl Queue {
     }
 }
 
-/// Plain jobs that run now go in buckets of one lane each; the others, and all jobs of a push that is sent again, go one by one.
-fn arguments(jobs: &[NewJob], options: &QueueOptions, is_first: bool) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
+/// Plain jobs that run now go in buckets of one lane each; the others go one by one.
+fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
     let mut lanes: BTreeMap<(u8, &str, &str), Vec<&NewJob>> = BTreeMap::new();
     let mut single = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        if is_first && job.unique.is_none() && job.when == When::Now {
+        if job.unique.is_none() && job.when == When::Now {
             lanes.entry((job.priority.letter(), &job.kind, &job.group)).or_default().push(job);
         } else {
             single.push(index);

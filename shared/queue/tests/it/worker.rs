@@ -350,3 +350,27 @@ async fn a_job_that_stands_in_its_list_twice_runs_once_at_a_time() {
     eventually("cancelled", || async { state(&queue, id).await == Some(State::Cancelled) }).await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_is_pushed_again_after_it_ran_neither_runs_again_nor_holds_its_key() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    let plain = act(Act::Succeed, "plain");
+    let unique = act(Act::Succeed, "unique").unique("key", apalis_fred::Unique::UntilDone);
+    for job in [&plain, &unique] {
+        queue.push(job.clone()).await.unwrap();
+    }
+    eventually("completed", || async { queue.stats().await.unwrap().completed == 2 }).await;
+    // As somebody does who never heard the answer to the first push.
+    let again = queue.push_all(vec![plain.clone(), unique.clone(), act(Act::Succeed, "other")]).await.unwrap();
+    assert_eq!((again[0].id, again[1].id), (plain.id(), unique.id()));
+    assert!(again.iter().all(|pushed| !pushed.is_duplicate));
+    let next = act(Act::Succeed, "next").unique("key", apalis_fred::Unique::UntilDone);
+    assert!(!queue.push(next).await.unwrap().is_duplicate, "the key is held by a job that has ended");
+    eventually("completed", || async { queue.stats().await.unwrap().completed == 4 }).await;
+    for label in ["plain", "unique", "other", "next"] {
+        assert_eq!(worker.log.of(label), vec![1], "{label}");
+    }
+    worker.stop().await;
+}
