@@ -94,8 +94,18 @@ impl From<fred::error::Error> for QueueError {
         use fred::error::ErrorKind::{Backpressure, Canceled, Cluster, IO, Routing, Sentinel, Timeout, Unknown};
         /// Replies of a server that is loading, full, demoted or losing its majority pass with time. A script that meets one
         /// carries the code inside its own message.
-        const PASSING: [&str; 9] =
-            ["LOADING", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "UNBLOCKED"];
+        const PASSING: [&str; 10] = [
+            "LOADING",
+            "OOM",
+            "READONLY",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+            "BUSY",
+            "MISCONF",
+            "UNBLOCKED",
+            "NOREPLICAS",
+        ];
         let details = error.details();
         let is_of_server = details.split_whitespace().next().is_some_and(|w| w.chars().all(|c| c.is_ascii_uppercase()));
         let is_passing = match error.kind() {
@@ -121,6 +131,7 @@ mod tests {
         assert!(is_transient(ErrorKind::Unknown, "Failed to route command."));
         assert!(is_transient(ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"));
         assert!(is_transient(ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'."));
+        assert!(is_transient(ErrorKind::Unknown, "NOREPLICAS Not enough good replicas to write."));
         assert!(is_transient(ErrorKind::IO, "connection reset"));
         assert!(!is_transient(ErrorKind::Unknown, "ERR unknown command"));
         assert!(!is_transient(ErrorKind::Unknown, "WRONGTYPE Operation against a key holding the wrong kind of value"));

@@ -17,6 +17,7 @@ use std::sync::{
 
 use fred::{
     clients::{Client, SubscriberClient, WithOptions},
+    error::ErrorKind,
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, FromValue, Value, config::Options, scripts::Script},
 };
@@ -31,7 +32,7 @@ pub(crate) use push::id_value;
 pub use state::State;
 pub use workers::{RunningJob, WorkerRecord};
 
-use crate::{QueueError, QueueName, QueueOptions, keys, scripts};
+use crate::{QueueError, QueueName, QueueOptions, keys, scripts, worker::renew};
 
 /// A handle to one queue. Cheap to clone; the client stays the caller's.
 ///
@@ -59,6 +60,8 @@ struct Inner {
     prefix: String,
     options: QueueOptions,
     is_registered: AtomicBool,
+    /// Whether somebody looks already if the connection is alive.
+    is_doubted: AtomicBool,
     /// Made when somebody first waits for a job's end.
     events: tokio::sync::OnceCell<SubscriberClient>,
 }
@@ -96,6 +99,7 @@ impl Queue {
                 prefix,
                 options,
                 is_registered: AtomicBool::new(false),
+                is_doubted: AtomicBool::new(false),
                 events: tokio::sync::OnceCell::new(),
             }),
         }
@@ -130,7 +134,29 @@ impl Queue {
         script: &std::sync::LazyLock<Script>,
         args: Vec<Value>,
     ) -> Result<R, QueueError> {
-        scripts::run(&self.inner.calls, script, &self.inner.prefix, args).await
+        let reply = scripts::run(&self.inner.calls, script, &self.inner.prefix, args).await;
+        if let Err(error) = &reply {
+            self.doubt_connection(error);
+        }
+        reply
+    }
+
+    /// After a call without an answer in time: a connection that does not answer a second call either is replaced, because the
+    /// client keeps one that was forgotten on the way (half-open) for as long as callers go on writing to it.
+    fn doubt_connection(&self, error: &QueueError) {
+        let is_silent = matches!(error, QueueError::Unavailable(error) if *error.kind() == ErrorKind::Timeout);
+        if !is_silent || self.inner.is_doubted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let queue = self.clone();
+        tokio::spawn(async move {
+            // Keyed, so that in a cluster it asks the node that the queue lives on.
+            let probe: Result<i64, QueueError> = queue.command("EXISTS", vec![queue.key("cfg").into()]).await;
+            if let Err(QueueError::Unavailable(error)) = probe {
+                renew(&queue.inner.client, &error).await;
+            }
+            queue.inner.is_doubted.store(false, Ordering::Release);
+        });
     }
 
     /// A plain command whose first argument is a key.

@@ -16,6 +16,7 @@ mod step;
 mod storage;
 
 pub use canary::{Canary, Health, Sighting};
+pub(crate) use connect::renew;
 pub use context::JobContext;
 pub use layer::{Settle, SettleLayer};
 pub use options::WorkerOptions;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use fred::{
     clients::Client,
+    error::{Error, ErrorKind},
     interfaces::ClientLike,
     types::config::{ReconnectPolicy, UnresponsiveConfig},
 };
 
-use crate::scripts;
+use crate::{QueueError, scripts};
 
 /// Shortest and longest wait between two tries to reconnect. Short at first: leases go on running out while we are away.
 const RECONNECT_MS: (u32, u32) = (20, 1_000);
@@ -41,5 +42,26 @@ pub(crate) async fn connected(source: &Client) -> Client {
                 wait = (wait * 2).min(Duration::from_millis(u64::from(RECONNECT_MS.1)));
             }
         }
+    }
+}
+
+/// Replaces a connection on which a call had no answer in time.
+///
+/// The client does that by itself only for a connection to which nothing more is written: each write starts its clock anew, and
+/// a blocking pop stops it. So a worker that tries again would keep for ever a connection that a firewall or a proxy has forgotten.
+pub(crate) async fn renew(client: &Client, error: &Error) {
+    /// The client goes on connecting after that; the caller has its own waits.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    if *error.kind() == ErrorKind::Timeout
+        && let Ok(Err(error)) = tokio::time::timeout(PATIENCE, client.force_reconnection()).await
+    {
+        tracing::debug!(%error, "failed to replace a connection that does not answer");
+    }
+}
+
+/// The same for a call of the store's.
+pub(crate) async fn renew_after(client: &Client, error: &QueueError) {
+    if let QueueError::Unavailable(error) = error {
+        renew(client, error).await;
     }
 }

@@ -18,7 +18,7 @@ use fred::{
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    connect::connected,
+    connect::{connected, renew},
     context::JobContext,
     membership::jittered,
     shared::{End, Finish, Shared, Source},
@@ -404,6 +404,11 @@ async fn wait_for_work(client: Client, key: String) -> bool {
         ..Options::default()
     });
     let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
-    let reply: Result<Value, _> = calls.custom(pop, vec![key, NAP.as_secs().to_string()]).await;
-    reply.is_ok()
+    match calls.custom::<Value, _>(pop, vec![key, NAP.as_secs().to_string()]).await {
+        Ok(_) => true,
+        Err(error) => {
+            renew(&client, &error).await;
+            false
+        }
+    }
 }

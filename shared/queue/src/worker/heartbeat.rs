@@ -14,7 +14,10 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value, config::Options},
 };
 
-use super::{connect::connected, shared::Shared};
+use super::{
+    connect::{connected, renew, renew_after},
+    shared::Shared,
+};
 use crate::{
     JobError, Queue, QueueError,
     options::{int, millis},
@@ -61,6 +64,7 @@ async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
         });
         if let Err(error) = sign_of_life(&shared, at, &calls).await {
             tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
+            renew_after(&client, &error).await;
             tokio::time::sleep(interval / 2).await;
             continue;
         }
@@ -136,6 +140,7 @@ async fn listen(weak: &Weak<Shared>, at: usize, calls: &WithOptions<Client>, key
         Ok(_) => {}
         Err(error) => {
             tracing::debug!(%error, "failed to listen for commands");
+            renew(calls, &error).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -8,6 +8,7 @@ use fred::types::Value;
 use rand::Rng;
 
 use super::{
+    connect::renew_after,
     context::JobContext,
     fetch::{Fetcher, MOST_CLAIMED},
     shared::{End, Finish},
@@ -40,6 +41,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), queue.name = %self.source().queue.name(), "failed to register the worker, will try again");
+                    renew_after(&self.calls, &error).await;
                     tokio::time::sleep(jittered(wait)).await;
                     wait = (wait * 2).min(Duration::from_secs(2));
                     if self.is_over() {
@@ -78,6 +80,7 @@ impl Fetcher {
         tracing::warn!(%error, source = ?std::error::Error::source(error), queue.name = %self.source().queue.name(), "failed to reach the queue, will go on when it answers");
         self.done(false);
         self.is_hungry = true;
+        renew_after(&self.calls, error).await;
         self.reconcile_until_done().await;
     }
 
@@ -87,6 +90,7 @@ impl Fetcher {
         self.next_token += MOST_CLAIMED as u64;
         while let Err(error) = self.reconcile().await {
             tracing::debug!(%error, "failed to compare leases");
+            renew_after(&self.calls, &error).await;
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
             self.unsettled.append(&mut ended);
             tokio::time::sleep(jittered(wait)).await;

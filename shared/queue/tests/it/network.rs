@@ -1,0 +1,140 @@
+//! Workers and pushers whose network or whose Redis fails beneath them.
+
+use std::time::Duration;
+
+use apalis_fred::{JobId, NewJob, Queue, QueueOptions, State, WorkerOptions};
+use fred::prelude::*;
+
+use crate::{
+    proxy::{Proxy, Wire},
+    redis::{Server, eventually},
+    worker::{Act, Running, act, start},
+};
+
+/// The default.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// A queue behind the proxy, whose calls may take 2 seconds.
+async fn behind(proxy: &Proxy, lease: Duration) -> Queue {
+    let client = Builder::from_config(Config::from_url(&proxy.url()).unwrap())
+        .set_policy(ReconnectPolicy::new_constant(0, 50))
+        .build()
+        .unwrap();
+    client.init().await.unwrap();
+    let options = QueueOptions { command_timeout: Duration::from_secs(2), lease, ..QueueOptions::default() };
+    Queue::with_options(client, "q".parse().unwrap(), options)
+}
+
+/// Pushes the same job until it is stored, as a caller that must not lose it does.
+async fn push(queue: &Queue, job: NewJob) -> JobId {
+    eventually("pushed", || async {
+        match queue.push(job.clone()).await {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                false
+            }
+        }
+    })
+    .await;
+    job.id()
+}
+
+/// Once, and once more for each time that its worker was away for longer than its lease.
+async fn runs(queue: &Queue, worker: &Running, id: JobId, label: &str) {
+    eventually(label, || async { !worker.log.of(label).is_empty() }).await;
+    eventually("settled", || async { queue.stats().await.is_ok_and(|s| s.running + s.available == 0) }).await;
+    let job = queue.job(&id).await.unwrap().unwrap();
+    assert_eq!(job.state, State::Completed);
+    assert!(worker.log.of(label).len() <= 1 + job.kills as usize, "{label} ran twice without cause: {job:?}");
+}
+
+#[tokio::test]
+async fn worker_and_pusher_go_on_after_their_connections_were_cut_stalled_and_forgotten() {
+    let server = Server::start().await;
+    let (workers, pushers) = (Proxy::start(server.port).await, Proxy::start(server.port).await);
+    let queue = behind(&pushers, LEASE).await;
+    let seen = server.queue("q").await;
+    let worker = start(&behind(&workers, LEASE).await, WorkerOptions::default());
+    let id = push(&queue, act(Act::Succeed, "whole")).await;
+    runs(&seen, &worker, id, "whole").await;
+    for wire in [Wire::Cut, Wire::Stalled, Wire::Deaf] {
+        // The worker alone: what is pushed meanwhile runs once it is back.
+        workers.set(wire);
+        let label = format!("worker {wire:?}");
+        let id = push(&queue, act(Act::Succeed, &label)).await;
+        workers.set(Wire::Whole);
+        runs(&seen, &worker, id, &label).await;
+        // The pusher alone: it is told that the job may not be stored, and its next tries store it once.
+        pushers.set(wire);
+        let label = format!("pusher {wire:?}");
+        let job = act(Act::Succeed, &label);
+        let error = queue.push(job.clone()).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        pushers.set(Wire::Whole);
+        let id = push(&queue, job).await;
+        runs(&seen, &worker, id, &label).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_never_came_is_found_and_run() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let queue = server.queue("q").await;
+    // A lease that outlives the test: the worker itself has to find the job, no other comes to take it.
+    let worker = start(&behind(&proxy, Duration::from_secs(600)).await, WorkerOptions::default());
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    proxy.set(Wire::Deaf);
+    let id = queue.push(act(Act::Succeed, "unheard")).await.unwrap().id;
+    proxy.set(Wire::Whole);
+    runs(&queue, &worker, id, "unheard").await;
+    assert_eq!(queue.stats().await.unwrap().rescued_total, 0, "nobody but its worker returned it");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_that_run_while_redis_stands_still_for_longer_than_their_leases_stay_with_their_worker() {
+    let server = Server::start().await;
+    let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(2), ..QueueOptions::default() }).await;
+    let (one, other) = (start(&queue, WorkerOptions::default()), start(&queue, WorkerOptions::default()));
+    let hang = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    eventually("running", || async { one.log.of("hang").len() + other.log.of("hang").len() == 1 }).await;
+    let _: () = server.command(&["DEBUG", "SLEEP", "5"]).await;
+    push(&queue, act(Act::Succeed, "after")).await;
+    eventually("after", || async { one.log.of("after").len() + other.log.of("after").len() == 1 }).await;
+    queue.cancel(&hang).await.unwrap();
+    eventually("ended", || async { queue.stats().await.unwrap().cancelled == 1 }).await;
+    assert_eq!(one.log.of("hang").len() + other.log.of("hang").len(), 1, "it was taken from a living worker");
+    assert_eq!(queue.stats().await.unwrap().rescued_total, 0);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_waits_while_redis_is_full_and_loses_nothing() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions { concurrency: 2, ..WorkerOptions::default() });
+    let hang = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    queue.push(act(Act::Succeed, "later").run_in(Duration::from_millis(1_500))).await.unwrap();
+    eventually("running", || async { worker.log.of("hang").len() == 1 }).await;
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = queue.push(act(Act::Succeed, "refused")).await.unwrap_err();
+    assert!(refused.is_transient(), "{refused:?}");
+    // The worker meets the bound, too: a script that writes is refused as a whole.
+    eventually("the worker was refused", || async {
+        let errors: String = server.command(&["INFO", "errorstats"]).await;
+        errors.lines().any(|line| line.strip_prefix("errorstat_OOM:count=").is_some_and(|n| n.trim() != "1"))
+    })
+    .await;
+    assert!(worker.log.of("later").is_empty());
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("later", || async { worker.log.of("later").len() == 1 }).await;
+    queue.cancel(&hang).await.unwrap();
+    eventually("ended", || async { queue.stats().await.unwrap().cancelled == 1 }).await;
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.completed, stats.rescued_total), (1, 0));
+    worker.stop().await;
+}
