@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fred::{interfaces::ClientLike, types::Value};
+use fred::types::Value;
 
 use super::Queue;
 use crate::{
