@@ -102,3 +102,53 @@ async fn twenty_thousand_stock_jobs_are_adopted_without_loss_or_duplicate() {
     let left: Vec<String> = server.command(&["KEYS", "stock:*"]).await;
     assert!(left.iter().all(|key| key.contains("signal") || key.contains("idempotency")), "{left:?}");
 }
+
+async fn dawdle(number: u64, seen: Data<Arc<Mutex<Vec<u64>>>>) -> Result<(), BoxDynError> {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    seen.lock().push(number);
+    Ok(())
+}
+
+/// Not what the documentation asks for, but what will happen: what the stock worker held at that moment runs here as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adopting_under_a_stock_worker_that_still_runs_loses_nothing_and_repeats_only_what_it_held() {
+    const N: u64 = 3_000;
+    let server = Server::start().await;
+    let mut storage = stock(&server, "stock").await;
+    fill(&mut storage, N).await;
+    let theirs = Arc::new(Mutex::new(Vec::new()));
+    let stock_worker = WorkerBuilder::new("stock").backend(storage.clone()).data(Arc::clone(&theirs)).build(dawdle);
+    let mut stock_task = tokio::spawn(async move { stock_worker.run().await });
+    eventually("the stock worker works", || async { theirs.lock().len() >= 50 }).await;
+    let queue = server.queue("q").await;
+    queue.adopt_stock("stock", "number").await.unwrap();
+    // It ends by itself when it tells the end of a job that is no longer its own, or finds nothing more.
+    let ended = tokio::time::timeout(Duration::from_secs(5), &mut stock_task).await;
+    if ended.is_err() {
+        stock_task.abort();
+    }
+    queue.adopt_stock("stock", "number").await.unwrap();
+    let ours = Arc::new(Mutex::new(Vec::new()));
+    let context = WorkerContext::new("w");
+    let worker = WorkerBuilder::new(&context)
+        .backend(FredStorage::<Number>::new(
+            queue.clone(),
+            WorkerOptions { concurrency: 100, ..WorkerOptions::default() },
+        ))
+        .data(Arc::clone(&ours))
+        .build(note);
+    let task = tokio::spawn(async move { worker.run().await.unwrap() });
+    eventually("the rest ran", || async {
+        let stats = queue.stats().await.unwrap();
+        stats.available + stats.running == 0
+    })
+    .await;
+    context.stop().unwrap();
+    task.await.unwrap();
+    let (theirs, ours) = (theirs.lock().clone(), ours.lock().clone());
+    let all: BTreeSet<u64> = theirs.iter().chain(&ours).copied().collect();
+    assert_eq!(all, (0..N).collect());
+    // It fetches ten at a time, and may have fetched again before its first ends were told.
+    let twice = theirs.len() + ours.len() - all.len();
+    assert!(twice <= 100, "{twice} ran on both sides");
+}

@@ -10,6 +10,7 @@ mod cluster;
 mod encryption;
 mod explain;
 mod expose;
+mod failover;
 mod flows;
 mod forecast;
 mod interop;
