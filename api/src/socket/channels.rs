@@ -135,6 +135,9 @@ impl Session {
         if !rejected.is_empty() {
             frame.value("rejected", &rejected);
         }
+        if self.options.with_position || message.raw("since").is_some() {
+            frame.raw("positions", &self.positions_of(&granted, &joined));
+        }
         self.send(&frame.finish());
         for (membership, form, last) in joined {
             let since = since_of(message, membership.channel());
@@ -154,6 +157,19 @@ impl Session {
             self.memberships.push(Joined { membership, form, live_from, is_own: false });
         }
         Ok(())
+    }
+
+    /// Where the granted channels stand, so that a client that sees no event can resume all the same: to be sent back as `since`.
+    fn positions_of(&self, granted: &[String], joined: &[(Membership, Form, Position)]) -> String {
+        let new = joined.iter().map(|(membership, _, last)| (membership.channel(), last.clone()));
+        let old = self.memberships.iter().map(|old| (old.membership.channel(), old.membership.position()));
+        let mut positions = ObjectWriter::new();
+        for (channel, position) in
+            new.chain(old).filter(|(channel, _)| granted.iter().any(|name| name == channel.as_str()))
+        {
+            positions.value(channel.as_str(), &position);
+        }
+        String::from_utf8(positions.finish()).expect("made of JSON texts")
     }
 
     /// Grants or refuses one name; a channel that is new to the connection is joined, held.

@@ -77,6 +77,7 @@ pub(crate) struct Parsed<'a> {
     publication: &'a Publication,
     fields: Option<Fields<'a>>,
     r#type: String,
+    published_ms: u64,
     origin: Option<Arc<Origin>>,
 }
 
@@ -88,7 +89,8 @@ impl<'a> Parsed<'a> {
             .position
             .clone()
             .map(|position| Arc::new(Origin { channel: publication.channel.clone(), position }));
-        Self { publication, fields, r#type, origin }
+        let published_ms = fields.as_ref().and_then(published_ms).unwrap_or(0);
+        Self { publication, fields, r#type, published_ms, origin }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -130,6 +132,7 @@ impl<'a> Parsed<'a> {
             _ => json,
         };
         let mut frame = Frame::stated(&json, state_key);
+        frame.published_ms = self.published_ms;
         frame.origin = self.origin.clone();
         Some(frame)
     }
@@ -168,6 +171,17 @@ impl<'a> Parsed<'a> {
             _ => 0,
         }
     }
+}
+
+/// The event's own `timestamp`, in Unix milliseconds: a number of seconds, or an ISO time.
+fn published_ms(fields: &Fields<'_>) -> Option<u64> {
+    let raw = fields.raw("timestamp")?.get();
+    if let Some(text) = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) {
+        return u64::try_from(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()).ok();
+    }
+    let seconds = raw.parse::<f64>().ok().filter(|seconds| (0.0..1e11).contains(seconds))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the range just checked")]
+    Some((seconds * 1_000.0) as u64)
 }
 
 /// A dream's id as JSON text.
@@ -217,6 +231,16 @@ mod tests {
         assert_eq!(encode(&string, Form::DreamNumber, false, false).as_deref(), Some(UPDATE));
         let huge = UPDATE.replace(":123,", ":\"9007199254740993\",");
         assert_eq!(encode(&huge, Form::DreamNumber, false, false).as_deref(), Some(&*huge));
+    }
+
+    #[test]
+    fn the_time_of_publishing_is_read_in_both_forms() {
+        let read = |json: &str| published_ms(&Fields::parse(json.as_bytes()).unwrap());
+        assert_eq!(read(r#"{"timestamp":1649154789.1230}"#), Some(1_649_154_789_123));
+        assert_eq!(read(r#"{"timestamp":"2025-10-22T10:00:00.250Z"}"#), Some(1_761_127_200_250));
+        for none in [r#"{}"#, r#"{"timestamp":"soon"}"#, r#"{"timestamp":-1}"#, r#"{"timestamp":null}"#] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 
     #[test]

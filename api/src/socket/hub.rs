@@ -59,6 +59,10 @@ impl Places {
                 place
             }
             None => {
+                if self.taken.is_empty() {
+                    // Most channels are a user's own, with one member.
+                    self.taken.reserve_exact(1);
+                }
                 self.taken.push(Some(member));
                 u32::try_from(self.taken.len() - 1).expect("fewer connections than file descriptors")
             }

@@ -6,6 +6,7 @@ use super::{
     framing::{self, Decoder, Incoming},
     inbox::Cursor,
 };
+use oneiro_core::clock;
 use oneiro_events::{ChannelName, Position};
 use std::{
     cell::RefCell,
@@ -24,6 +25,8 @@ const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 64 * 1024;
 /// Writes in a row before other connections get their turn.
 const WRITES_PER_TURN: usize = 8;
+/// One in so many deliveries is timed: enough for a histogram, too few to cost anything.
+const TIMED: u64 = 16;
 /// How long a closing peer may take to read our last frames and to answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -165,9 +168,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
             let more = WRITE.with_borrow_mut(|out| {
                 out.clear();
                 let (traffic, inbox, queued) = (&mut self.traffic, &self.inbox, &mut self.inbox_queued);
+                let mut published = None;
                 let any = self.conn.outbox.take_bytes(out, WRITE_BUFFER, |frame| {
                     traffic.sent += 1;
                     traffic.bytes_sent += frame.bytes.len() as u64;
+                    if frame.published_ms > 0 && traffic.sent % TIMED == 1 {
+                        published = Some(frame.published_ms);
+                    }
                     if let (Some(origin), Some(inbox)) = (&frame.origin, inbox)
                         && origin.channel == inbox.channel
                     {
@@ -181,6 +188,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
                     Poll::Ready(written) => written?,
                     Poll::Pending => 0,
                 };
+                if let Some(published_ms) = published {
+                    note_delivery(published_ms);
+                }
                 if written < out.len() {
                     self.unsent = out[written..].to_vec();
                     self.sent_of_unsent = 0;
@@ -211,5 +221,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
         };
         // Either way the connection ends; a peer that is gone or too slow does not get its goodbye.
         let _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye).await;
+    }
+}
+
+/// Measures from the publisher's clock to ours: as good as the two agree. Where they do not, and the event comes from the future, that is counted.
+fn note_delivery(published_ms: u64) {
+    match clock::unix_millis().checked_sub(published_ms) {
+        Some(took_ms) => metrics::histogram!("oneiro_ws_delivery_seconds").record(took_ms as f64 / 1_000.0),
+        None => metrics::counter!("oneiro_ws_delivery_clock_skew_total").increment(1),
     }
 }

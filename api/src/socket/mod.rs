@@ -224,13 +224,16 @@ impl Endpoint for Socket {
             session::rejected("address_rate", Close::RATE_LIMIT);
             return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
         }
+        metrics::counter!("oneiro_ws_handshakes_total", "dialect" => self.dialect.label()).increment(1);
         let upgrade = request.extensions().get::<Upgrade>().cloned();
         let upgrade = upgrade.ok_or_else(|| ApiError::malformed("this connection cannot be upgraded"))?;
         let response = handshake::accept(&request, &key);
         let (ctx, dialect) = (self.ctx.clone(), self.dialect);
         tokio::spawn(async move {
-            match upgrade.stream().await {
-                Ok((stream, early)) => session::run(ctx, dialect, caller, stream, early).await,
+            // Boxed, and gone before the session begins: what the task holds for that long stays small.
+            let upgraded = Box::pin(upgrade.stream()).await;
+            match upgraded.map(|(stream, early)| session::begin(ctx, dialect, caller, stream, &early)) {
+                Ok(connection) => session::run(connection).await,
                 Err(error) => tracing::debug!(%error, "a client left during the handshake"),
             }
         });

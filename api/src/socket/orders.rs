@@ -63,7 +63,7 @@ impl SocketContext {
             address: conn.address.to_string(),
             connected_at_ms: conn.since_ms,
             channels: conn.channel_count(),
-            queued: conn.outbox.len(),
+            queued: conn.outbox.waiting().0,
         }
     }
 }

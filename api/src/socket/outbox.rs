@@ -19,6 +19,8 @@ pub(crate) struct Frame {
     pub(crate) header: u8,
     /// Frames with the same key tell the state of the same thing: the later replaces the earlier. 0: every one counts.
     pub(crate) state_key: u64,
+    /// When its event was published, in Unix milliseconds by the publisher's clock; 0: not told.
+    pub(crate) published_ms: u64,
     /// The stored event it tells, if it tells one.
     pub(crate) origin: Option<Arc<Origin>>,
 }
@@ -39,12 +41,12 @@ impl Frame {
     pub(crate) fn stated(json: &[u8], state_key: u64) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "a header has at most ten bytes")]
         let header = super::framing::header_len(json.len()) as u8;
-        Self { bytes: super::framing::text(json), header, state_key, origin: None }
+        Self { bytes: super::framing::text(json), header, state_key, published_ms: 0, origin: None }
     }
 
     /// A control frame.
     pub(crate) fn control(bytes: Bytes) -> Self {
-        Self { bytes, header: 0, state_key: 0, origin: None }
+        Self { bytes, header: 0, state_key: 0, published_ms: 0, origin: None }
     }
 
     /// The JSON text.
@@ -119,6 +121,7 @@ impl Outbox {
                     // Room for one frame only would mean to coalesce again for each: too slow either way.
                     if is_full(&inner) || inner.queue.len() > self.limits.messages / 4 * 3 {
                         metrics::counter!("oneiro_ws_slow_consumers_total").increment(1);
+                        dropped("slow_consumer", inner.queue.len() + 1);
                         inner.end(Close::SLOW);
                         break;
                     }
@@ -209,10 +212,15 @@ impl Outbox {
         frame
     }
 
-    /// How many frames wait.
-    pub(crate) fn len(&self) -> usize {
-        self.inner.lock().queue.len()
+    /// How many frames wait, and how many bytes they have.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.queue.len(), inner.bytes)
     }
+}
+
+fn dropped(reason: &'static str, frames: usize) {
+    metrics::counter!("oneiro_ws_frames_dropped_total", "reason" => reason).increment(frames as u64);
 }
 
 impl Inner {
@@ -224,7 +232,7 @@ impl Inner {
             self.queue.drain(..).rev().filter(|frame| frame.state_key == 0 || seen.insert(frame.state_key)).collect();
         self.queue = kept.into_iter().rev().collect();
         self.bytes = self.queue.iter().map(|frame| frame.bytes.len()).sum();
-        metrics::counter!("oneiro_ws_coalesced_total").increment((before - self.queue.len()) as u64);
+        dropped("superseded", before - self.queue.len());
     }
 
     fn signals(&mut self) -> &mut Signals {
@@ -277,7 +285,7 @@ mod tests {
             outbox.push(Frame::reply(format!("{n}").as_bytes()));
         }
         assert_eq!(outbox.poll(Waker::noop()).close, Some(Close::SLOW));
-        assert_eq!(outbox.len(), 0);
+        assert_eq!(outbox.waiting(), (0, 0));
     }
 
     #[test]

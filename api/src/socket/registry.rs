@@ -16,6 +16,9 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+/// Queues are measured every so many turns of the wheel: every five seconds.
+const MEASURED: u64 = 20;
+
 pub(crate) struct Registry {
     state: Mutex<State>,
     count: AtomicUsize,
@@ -99,11 +102,28 @@ impl Registry {
         conns.len()
     }
 
+    /// Tells how much waits for clients, over all connections and for the one with the most.
+    pub(crate) fn measure(&self) {
+        let (mut frames, mut bytes, mut longest) = (0, 0, 0);
+        for conn in self.state.lock().conns.values() {
+            let waiting = conn.outbox.waiting();
+            frames += waiting.0;
+            bytes += waiting.1;
+            longest = longest.max(waiting.0);
+        }
+        metrics::gauge!("oneiro_ws_queued_frames").set(frames as f64);
+        metrics::gauge!("oneiro_ws_queued_bytes").set(bytes as f64);
+        metrics::gauge!("oneiro_ws_longest_queue").set(longest as f64);
+    }
+
     /// Wakes connections whose time has come, for as long as the process runs.
     pub(crate) async fn keep_time(self: Arc<Self>) {
         let mut turns = tokio::time::interval(TURN);
-        loop {
+        for turn in 0_u64.. {
             turns.tick().await;
+            if turn % MEASURED == 0 {
+                self.measure();
+            }
             self.wheel.advance(Instant::now(), |turn, ids| {
                 let state = self.state.lock();
                 for conn in ids.iter().filter_map(|id| state.conns.get(id)) {

@@ -37,7 +37,7 @@ pub(crate) struct Bearer {
 
 /// What only the opening needs; a connection lasts longer, and the query may hold a token.
 pub(crate) struct Opening {
-    pub(crate) caller: Caller,
+    pub(crate) caller: Box<Caller>,
     pub(crate) resume: Option<Position>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn new(ctx: Arc<SocketContext>, dialect: Dialect, caller: Caller) -> Self {
+    fn new(ctx: Arc<SocketContext>, dialect: Dialect, caller: Box<Caller>) -> Self {
         let settings = &ctx.settings;
         let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), dialect.label(), &caller.address));
         let entry = ctx.registry.add(&conn);
@@ -247,21 +247,26 @@ pub(crate) fn unavailable(error: &EventError) -> Close {
 }
 
 /// A connection's two halves, in one piece of memory of just their size: the task around them would keep room for the largest of its steps.
-struct Connection<Io> {
+pub(crate) struct Connection<Io> {
     session: Session,
     link: Link<Io>,
 }
 
-/// Serves one upgraded stream to its end. `early`: what was read behind the handshake.
-pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(
+/// Takes an upgraded stream over. `early`: what the client sent behind its handshake.
+pub(crate) fn begin<Io: AsyncRead + AsyncWrite + Unpin>(
     ctx: Arc<SocketContext>,
     dialect: Dialect,
     caller: Box<Caller>,
     io: Io,
-    early: bytes::Bytes,
-) {
-    let mut connection = begin(ctx, dialect, *caller, io, &early);
-    drop(early);
+    early: &[u8],
+) -> Box<Connection<Io>> {
+    let session = Session::new(ctx, dialect, caller);
+    let link = Link::new(io, early, session.conn.clone(), session.ctx.settings.max_message_bytes);
+    Box::new(Connection { session, link })
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<Connection<Io>>) {
     let end = match Box::pin(connection.session.open()).await {
         Err(close) => End::Close(close),
         Ok(()) => loop {
@@ -275,18 +280,6 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(
         },
     };
     Box::pin(finish(connection, end)).await;
-}
-
-fn begin<Io: AsyncRead + AsyncWrite + Unpin>(
-    ctx: Arc<SocketContext>,
-    dialect: Dialect,
-    caller: Caller,
-    io: Io,
-    early: &[u8],
-) -> Box<Connection<Io>> {
-    let session = Session::new(ctx, dialect, caller);
-    let link = Link::new(io, early, session.conn.clone(), session.ctx.settings.max_message_bytes);
-    Box::new(Connection { session, link })
 }
 
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<Io>>, end: End) {

@@ -187,7 +187,7 @@ impl Stream {
                 let taken = outbox.poll(cx.waker());
                 match taken.close {
                     Some(close) => Poll::Ready(Some(close)),
-                    None if !taken.gaps.is_empty() || outbox.len() > 0 => Poll::Ready(None),
+                    None if !taken.gaps.is_empty() || outbox.waiting().0 > 0 => Poll::Ready(None),
                     None => Poll::Pending,
                 }
             });

@@ -11,5 +11,6 @@ mod frames;
 mod list;
 mod node;
 mod notifications;
+mod positions;
 mod presence;
 mod rest;
