@@ -57,3 +57,8 @@ pub use worker::{Canary, FredStorage, Health, JobContext, Settle, SettleLayer, S
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does the example of the page for those who come from elsewhere.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/COMING_FROM.md")]
+struct ComingFrom;

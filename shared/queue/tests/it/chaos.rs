@@ -26,7 +26,11 @@ use apalis_fred::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use crate::redis::{Server, eventually};
+use crate::{
+    network::behind,
+    proxy::{Proxy, Wire},
+    redis::{Server, eventually},
+};
 
 const ENV: &str = "APALIS_FRED_CHAOS";
 
@@ -220,18 +224,21 @@ async fn campaign(seed: u64, length: Duration) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::durable().await;
     let dir = tempfile::TempDir::new().unwrap();
-    let mut herd = Herd { children: Vec::new(), dir: dir.path().to_owned(), url: server.url(), spawned: 0 };
+    // Networks of their own, so that each side fails alone.
+    let (workers, pushers) = (Proxy::start(server.port).await, Proxy::start(server.port).await);
+    let mut herd = Herd { children: Vec::new(), dir: dir.path().to_owned(), url: workers.url(), spawned: 0 };
     for _ in 0..3 {
         herd.spawn();
     }
     let queue = server.queue_with("q", options()).await;
     let until = Instant::now() + length;
-    let producers: Vec<_> = (0..2).map(|n| tokio::spawn(produce(queue.clone(), seed + n, until))).collect();
+    let pushing = behind(&pushers, options()).await;
+    let producers: Vec<_> = (0..2).map(|n| tokio::spawn(produce(pushing.clone(), seed + n, until))).collect();
     let mut faults: BTreeMap<&str, u32> = BTreeMap::new();
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(random.random_range(300..1500))).await;
         let which = random.random_range(0..herd.children.len());
-        let fault = match random.random_range(0..10) {
+        let fault = match random.random_range(0..13) {
             0..3 => {
                 herd.replace(which, "-KILL").await;
                 "kill -9 of a worker"
@@ -249,6 +256,18 @@ async fn campaign(seed: u64, length: Duration) {
             7..9 => {
                 let _: i64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
                 "cut of all connections"
+            }
+            9..12 => {
+                let (wire, fault) = match random.random_range(0..3) {
+                    0 => (Wire::Cut, "cut network"),
+                    1 => (Wire::Stalled, "stalled network"),
+                    _ => (Wire::Deaf, "network that swallows answers"),
+                };
+                let network = if random.random_bool(0.7) { &workers } else { &pushers };
+                network.set(wire);
+                tokio::time::sleep(Duration::from_millis(random.random_range(100..4000))).await;
+                network.set(Wire::Whole);
+                fault
             }
             _ => {
                 server.kill();

@@ -11,17 +11,14 @@ use crate::{
     worker::{Act, Running, act, start},
 };
 
-/// The default.
-const LEASE: Duration = Duration::from_secs(5);
-
 /// A queue behind the proxy, whose calls may take 2 seconds.
-async fn behind(proxy: &Proxy, lease: Duration) -> Queue {
+pub(crate) async fn behind(proxy: &Proxy, options: QueueOptions) -> Queue {
     let client = Builder::from_config(Config::from_url(&proxy.url()).unwrap())
         .set_policy(ReconnectPolicy::new_constant(0, 50))
         .build()
         .unwrap();
     client.init().await.unwrap();
-    let options = QueueOptions { command_timeout: Duration::from_secs(2), lease, ..QueueOptions::default() };
+    let options = QueueOptions { command_timeout: Duration::from_secs(2), ..options };
     Queue::with_options(client, "q".parse().unwrap(), options)
 }
 
@@ -53,9 +50,9 @@ async fn runs(queue: &Queue, worker: &Running, id: JobId, label: &str) {
 async fn worker_and_pusher_go_on_after_their_connections_were_cut_stalled_and_forgotten() {
     let server = Server::start().await;
     let (workers, pushers) = (Proxy::start(server.port).await, Proxy::start(server.port).await);
-    let queue = behind(&pushers, LEASE).await;
+    let queue = behind(&pushers, QueueOptions::default()).await;
     let seen = server.queue("q").await;
-    let worker = start(&behind(&workers, LEASE).await, WorkerOptions::default());
+    let worker = start(&behind(&workers, QueueOptions::default()).await, WorkerOptions::default());
     let id = push(&queue, act(Act::Succeed, "whole")).await;
     runs(&seen, &worker, id, "whole").await;
     for wire in [Wire::Cut, Wire::Stalled, Wire::Deaf] {
@@ -84,7 +81,8 @@ async fn a_claim_whose_answer_never_came_is_found_and_run() {
     let proxy = Proxy::start(server.port).await;
     let queue = server.queue("q").await;
     // A lease that outlives the test: the worker itself has to find the job, no other comes to take it.
-    let worker = start(&behind(&proxy, Duration::from_secs(600)).await, WorkerOptions::default());
+    let options = QueueOptions { lease: Duration::from_secs(600), ..QueueOptions::default() };
+    let worker = start(&behind(&proxy, options).await, WorkerOptions::default());
     eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
     proxy.set(Wire::Deaf);
     let id = queue.push(act(Act::Succeed, "unheard")).await.unwrap().id;
@@ -137,4 +135,38 @@ async fn a_worker_waits_while_redis_is_full_and_loses_nothing() {
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.completed, stats.rescued_total), (1, 0));
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_that_comes_after_its_lease_was_over_changes_nothing() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let options = QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() };
+    let late = start(&behind(&proxy, options.clone()).await, WorkerOptions::default());
+    let queue = server.queue_with("q", options).await;
+    let id = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    eventually("running", || async { late.log.of("hang").len() == 1 }).await;
+    let owner = || async { queue.job(&id).await.unwrap().unwrap().worker };
+    let first = owner().await;
+    proxy.set(Wire::Stalled);
+    let other = start(&queue, WorkerOptions::default());
+    eventually("taken over", || async { other.log.of("hang").len() == 1 }).await;
+    let second = owner().await;
+    assert!(second.is_some() && second != first);
+    // The late worker learns that it lost the job, its handler ends with an error, and that end goes nowhere.
+    proxy.set(Wire::Whole);
+    eventually("the late worker is back under another number", || async {
+        let workers = queue.workers().await.unwrap();
+        workers.len() == 2 && workers.iter().all(|worker| Some(worker.number) != first)
+    })
+    .await;
+    let after = queue.push(act(Act::Succeed, "after")).await.unwrap().id;
+    eventually("after", || async { queue.job(&after).await.unwrap().unwrap().state == State::Completed }).await;
+    let job = queue.job(&id).await.unwrap().unwrap();
+    assert_eq!((job.state, job.worker), (State::Running, second));
+    assert!(job.error.is_none(), "{job:?}");
+    queue.cancel(&id).await.unwrap();
+    eventually("cancelled", || async { queue.job(&id).await.unwrap().unwrap().state == State::Cancelled }).await;
+    late.stop().await;
+    other.stop().await;
 }
