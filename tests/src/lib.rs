@@ -7,6 +7,7 @@
 mod artifacts;
 pub mod browser;
 mod client;
+pub mod crowd;
 mod environment;
 pub mod noise;
 mod patience;

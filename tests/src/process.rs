@@ -108,6 +108,14 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn id(&self) -> Result<u32> {
+        self.child.id().context("the process has ended already")
+    }
+
     /// The file that holds its output.
     pub fn log(&self) -> &Path {
         &self.log
@@ -181,8 +189,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let id = self.child.id().context("the process has ended already")?;
-        let pid = Pid::from_raw(i32::try_from(id)?).context("process 0 is not ours")?;
+        let pid = Pid::from_raw(i32::try_from(self.id()?)?).context("process 0 is not ours")?;
         kill_process(pid, signal).context("failed to send a signal")
     }
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod config;
+mod crowds;
 mod deletes;
 mod dreams;
 mod faults;
