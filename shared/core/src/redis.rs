@@ -5,7 +5,7 @@ use fred::{
     clients::{Client, SubscriberClient},
     interfaces::ClientLike,
     types::{
-        Builder,
+        Builder, RespVersion,
         config::{Config as FredConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig},
     },
 };
@@ -57,6 +57,10 @@ pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
 pub async fn connect_subscriber(config: &RedisConfig) -> Result<SubscriberClient, ConnectError> {
     let mut builder = builder(config)?;
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = SUBSCRIBER_CAPACITY);
+    if builder.get_config().is_some_and(|config| config.server.is_clustered()) {
+        // A connection that has subscribed answers other commands only in this version, and a cluster's subscriptions are confirmed by one.
+        builder.with_config(|config| config.version = RespVersion::RESP3);
+    }
     let client = builder.build_subscriber_client().map_err(ConnectError::Setup)?;
     init(config, client).await
 }

@@ -4,7 +4,7 @@ use crate::{ChannelName, Epoch, EventError, Position, Publication, keys, script:
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    interfaces::{HashesInterface, PubsubInterface},
+    interfaces::{ClientLike, HashesInterface, PubsubInterface},
     types::Value,
 };
 use std::{sync::Arc, time::Duration};
@@ -117,10 +117,15 @@ impl Broker {
     /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end.
     pub fn new(client: Client, options: BrokerOptions) -> Self {
         let steps = Steps {
-            publish: Step::new(concat!(include_str!("lua/channel.lua"), include_str!("lua/publish.lua")), "publish"),
-            commit: Step::new(
+            publish: Step::publishing(
+                concat!(include_str!("lua/channel.lua"), include_str!("lua/publish.lua")),
+                "publish",
+                &client,
+            ),
+            commit: Step::publishing(
                 concat!(include_str!("lua/channel.lua"), include_str!("lua/commit.lua")),
                 "commit a document",
+                &client,
             ),
             history: Step::new(include_str!("lua/history.lua"), "read a channel's history"),
             advance_cursor: Step::new(include_str!("lua/advance_cursor.lua"), "advance a cursor"),
@@ -167,16 +172,18 @@ impl Broker {
     }
 
     /// Delivers `payload` to those who are subscribed now, and keeps nothing: for what is stale a moment later (typing, cursors). Returns how many
-    /// connections got it, as far as the Redis node that answers knows: all of them, except in a cluster.
+    /// connections got it, all of them that are connected to the Redis node that answers.
     ///
     /// # Errors
     /// [`EventError::Redis`].
     pub async fn notify(&self, channel: &ChannelName, payload: &[u8]) -> Result<u64, EventError> {
-        let payload = Bytes::copy_from_slice(payload);
-        self.client
-            .publish(channel.as_str(), Value::Bytes(payload))
-            .await
-            .map_err(EventError::redis("publish without history"))
+        let payload = Value::Bytes(Bytes::copy_from_slice(payload));
+        let published = if self.client.is_clustered() {
+            self.client.spublish(channel.as_str(), payload).await
+        } else {
+            self.client.publish(channel.as_str(), payload).await
+        };
+        published.map_err(EventError::redis("publish without history"))
     }
 
     /// The publications after `since`, oldest first, at most `limit` (1 to [`MAX_HISTORY_PAGE`]). Without `since`: the latest `limit`.

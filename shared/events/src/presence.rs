@@ -114,10 +114,22 @@ impl Presence {
     /// `node` names this process and must be its own.
     pub fn new(broker: Broker, node: &str, options: PresenceOptions) -> Self {
         let steps = Steps {
-            connect: Step::new(presence_script!("lua/presence_connect.lua"), "note a connection"),
-            disconnect: Step::new(presence_script!("lua/presence_disconnect.lua"), "note a disconnection"),
-            status: Step::new(presence_script!("lua/presence_status.lua"), "note a status"),
-            tick: Step::new(presence_script!("lua/presence_tick.lua"), "renew the presence lease"),
+            connect: Step::publishing(
+                presence_script!("lua/presence_connect.lua"),
+                "note a connection",
+                broker.client(),
+            ),
+            disconnect: Step::publishing(
+                presence_script!("lua/presence_disconnect.lua"),
+                "note a disconnection",
+                broker.client(),
+            ),
+            status: Step::publishing(presence_script!("lua/presence_status.lua"), "note a status", broker.client()),
+            tick: Step::publishing(
+                presence_script!("lua/presence_tick.lua"),
+                "renew the presence lease",
+                broker.client(),
+            ),
             list: Step::new(include_str!("lua/presence_list.lua"), "list who is online"),
         };
         let own = Arc::default();

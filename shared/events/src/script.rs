@@ -23,6 +23,12 @@ impl Step {
         Self { script: Script::from_lua(lua), action }
     }
 
+    /// A step that publishes: in a cluster on the shard that holds the channel's keys, for which the channel's name is its own hash tag.
+    pub(crate) fn publishing(lua: &'static str, action: &'static str, client: &Client) -> Self {
+        let command = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+        Self { script: Script::from_lua(format!("local PUBLISH = '{command}'\n{lua}")), action }
+    }
+
     /// Runs the step on the node that holds `keys`.
     ///
     /// # Errors

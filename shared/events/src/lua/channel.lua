@@ -1,4 +1,4 @@
--- Shared by every script that writes to a channel; put in front of it when the script is built.
+-- Shared by every script that writes to a channel; put in front of it when the script is built, behind `PUBLISH`, the command to publish with.
 -- A channel is two keys in one slot: `meta`, a hash {e: epoch, o: offset, n: nonce of the last writer, r: revision, b: body},
 -- and `stream`, the retained publications with ids `<offset>-0` and one field `d`.
 
@@ -19,6 +19,6 @@ local function append(meta, stream, channel, epoch, payload, history_len, histor
   local offset = string.format('%d', redis.call('HINCRBY', meta, 'o', 1))
   redis.call('XADD', stream, 'MAXLEN', '~', history_len, offset .. '-0', 'd', payload)
   redis.call('PEXPIRE', stream, history_ms)
-  redis.call('PUBLISH', channel, '#' .. epoch .. ':' .. offset .. '\n' .. payload)
+  redis.call(PUBLISH, channel, '#' .. epoch .. ':' .. offset .. '\n' .. payload)
   return offset
 end

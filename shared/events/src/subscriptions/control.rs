@@ -4,10 +4,12 @@ use super::{Audit, Shared, Todo, entry::Entry, entry::Verdict, heal};
 use crate::EventError;
 use fred::{
     interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::Value,
+    types::{ClusterHash, CustomCommand, Value},
+    util::redis_keyslot,
 };
 use futures::{StreamExt, stream};
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,10 +21,14 @@ const CHUNK: usize = 512;
 const READS_IN_FLIGHT: usize = 256;
 /// Channels that heal at the same time.
 const HEALS_IN_FLIGHT: usize = 64;
+/// In a cluster, shards move and fail over without this client's connection being cut: every so many probes, all is subscribed and compared anew.
+const AUDIT_PROBES: u32 = 6;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut reconnects = shared.client.reconnect_rx();
+    let mut moves = shared.client.cluster_change_rx();
+    let mut probes = 0_u32;
     let mut heals = JoinSet::new();
     let permits = Arc::new(Semaphore::new(HEALS_IN_FLIGHT));
     let mut next_probe = Instant::now() + shared.options.probe_interval;
@@ -33,9 +39,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => shared.ask_audit(Audit::Resubscribe),
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             },
+            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) = moves.recv() => {
+                shared.ask_audit(Audit::Resubscribe);
+            }
             () = tokio::time::sleep_until(next_probe) => {
                 next_probe = Instant::now() + shared.options.probe_interval;
                 probe(&shared).await;
+                probes += 1;
+                if shared.client.is_clustered() && probes.is_multiple_of(AUDIT_PROBES) {
+                    shared.ask_audit(Audit::Resubscribe);
+                }
             }
             Some(_) = heals.join_next() => continue,
         }
@@ -82,7 +95,7 @@ async fn serve(shared: &Arc<Shared>, todo: &Todo) -> Result<Vec<Arc<Entry>>, Eve
     let mut ill = Vec::new();
     let gone = detach(shared, todo);
     for chunk in gone.chunks(CHUNK) {
-        shared.client.unsubscribe(chunk.to_vec()).await.map_err(EventError::redis("unsubscribe"))?;
+        unsubscribe(shared, chunk).await.map_err(EventError::redis("unsubscribe"))?;
     }
     let mut to_compare = Vec::new();
     if let Some(audit) = todo.audit {
@@ -135,8 +148,21 @@ fn detach(shared: &Shared, todo: &Todo) -> Vec<String> {
     gone
 }
 
+async fn unsubscribe(shared: &Shared, channels: &[String]) -> Result<(), fred::error::Error> {
+    if !shared.client.is_clustered() {
+        return shared.client.unsubscribe(channels.to_vec()).await;
+    }
+    for channel in channels {
+        shared.client.sunsubscribe(channel.as_str()).await?;
+    }
+    Ok(())
+}
+
 /// Subscribes, and returns once Redis has done so.
 async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
+    if shared.client.is_clustered() {
+        return subscribe_in_shards(shared, entries).await;
+    }
     for chunk in entries.chunks(CHUNK) {
         let names: Vec<String> = chunk.iter().map(|entry| entry.channel().to_string()).collect();
         shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
@@ -147,12 +173,33 @@ async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventE
     Ok(())
 }
 
+/// Subscribes on the shard that each channel's keys are on. One after the other, as a cluster may redirect each; the client waits for every answer.
+async fn subscribe_in_shards(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
+    for entry in entries {
+        let channel = entry.channel().as_str();
+        shared.client.ssubscribe(channel).await.map_err(EventError::redis("subscribe"))?;
+        // The shard may have moved meanwhile; only the one that has the subscriber also has what is published next.
+        let count: HashMap<String, u64> = shared
+            .client
+            .custom(
+                CustomCommand::new_static("PUBSUB", ClusterHash::Custom(redis_keyslot(channel.as_bytes())), false),
+                vec!["SHARDNUMSUB", channel],
+            )
+            .await
+            .map_err(EventError::redis("confirm a subscription"))?;
+        if count.get(channel).is_none_or(|count| *count == 0) {
+            return Err(EventError::Corrupt("confirm a subscription"));
+        }
+    }
+    Ok(())
+}
+
 /// Returns once everything sent before on the subscriber connection has been done: the client resolves a SUBSCRIBE when it is written,
 /// but answers come in order.
 async fn barrier(shared: &Shared) -> Result<(), EventError> {
     let result: Result<Value, _> = if shared.client.is_clustered() {
-        // Sent to the node that holds this client's subscriptions; needs RESP3.
-        shared.client.pubsub_numsub(vec!["-"]).await
+        // Some shard answers; that each does is for the client library to watch, and for the audits.
+        shared.client.pubsub_shardnumsub(vec!["-"]).await
     } else {
         shared.client.ping(None).await
     };

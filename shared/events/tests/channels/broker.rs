@@ -141,7 +141,11 @@ async fn a_repeated_call_takes_effect_once() {
     let redis = Redis::start().await;
     let client = redis.client().await;
     let name = channel("a");
-    let script = concat!(include_str!("../../src/lua/channel.lua"), include_str!("../../src/lua/publish.lua"));
+    let script = concat!(
+        "local PUBLISH = 'PUBLISH'\n",
+        include_str!("../../src/lua/channel.lua"),
+        include_str!("../../src/lua/publish.lua")
+    );
     // As the client does when the answer was cut off: the same arguments again.
     let args = || -> Vec<Value> {
         let mut args: Vec<Value> = vec![script.into(), 2.into(), "oneiro:ev:m:{a}".into(), "oneiro:ev:s:{a}".into()];

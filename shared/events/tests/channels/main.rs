@@ -5,6 +5,7 @@
 mod redis;
 
 mod broker;
+mod cluster;
 mod presence;
 mod subscriptions;
 
