@@ -116,10 +116,19 @@ impl Drop for Server {
 }
 
 /// Waits until `probe` holds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut probe: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, probe: impl FnMut() -> F) {
+    eventually_within(PATIENCE, what, probe).await;
+}
+
+/// The same with a patience of its own.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) {
     let begun = Instant::now();
     while !probe().await {
-        assert!(begun.elapsed() < PATIENCE, "never came true: {what}");
+        assert!(begun.elapsed() < patience, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
