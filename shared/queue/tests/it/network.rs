@@ -121,13 +121,13 @@ async fn a_worker_waits_while_redis_is_full_and_loses_nothing() {
     let _: () = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let refused = queue.push(act(Act::Succeed, "refused")).await.unwrap_err();
     assert!(refused.is_transient(), "{refused:?}");
-    // The worker meets the bound, too: a script that writes is refused as a whole.
+    // The worker meets the bound, too. (Redis refuses a script at the first command that may need memory, unless an earlier one wrote; so
+    // a due job may be moved and run all the same, and whether it is depends on which comes first.)
     eventually("the worker was refused", || async {
         let errors: String = server.command(&["INFO", "errorstats"]).await;
         errors.lines().any(|line| line.strip_prefix("errorstat_OOM:count=").is_some_and(|n| n.trim() != "1"))
     })
     .await;
-    assert!(worker.log.of("later").is_empty());
     let _: () = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     eventually("later", || async { worker.log.of("later").len() == 1 }).await;
     queue.cancel(&hang).await.unwrap();
