@@ -36,8 +36,7 @@ pub(crate) async fn connected(source: &Client) -> Client {
             Ok(_) => return client,
             Err(error) => {
                 tracing::warn!(%error, "failed to connect to redis, will try again");
-                // What failed to connect has nothing to close that matters.
-                let _ = client.quit().await;
+                close(&client).await;
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_millis(u64::from(RECONNECT_MS.1)));
             }
@@ -64,4 +63,11 @@ pub(crate) async fn renew_after(client: &Client, error: &QueueError) {
     if let QueueError::Unavailable(error) = error {
         renew(client, error).await;
     }
+}
+
+/// Ends a connection that is not needed any more. Everything is settled by then, so how it ends changes nothing; but one that does
+/// not answer must not keep its worker from ending.
+pub(crate) async fn close(client: &Client) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let _ = tokio::time::timeout(PATIENCE, client.quit()).await;
 }

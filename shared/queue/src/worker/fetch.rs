@@ -18,7 +18,7 @@ use fred::{
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    connect::{connected, renew},
+    connect::{close, connected, renew},
     context::JobContext,
     membership::jittered,
     shared::{End, Finish, Shared, Source},
@@ -93,9 +93,8 @@ async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
         stop_at: None,
     };
     fetcher.work(&waiting).await;
-    // Everything is settled; how the connections end changes nothing.
-    let _ = client.quit().await;
-    let _ = waiting.quit().await;
+    close(&client).await;
+    close(&waiting).await;
 }
 
 impl Fetcher {

@@ -15,7 +15,7 @@ use fred::{
 };
 
 use super::{
-    connect::{connected, renew, renew_after},
+    connect::{close, connected, renew, renew_after},
     shared::Shared,
 };
 use crate::{
@@ -72,8 +72,7 @@ async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
         drop(shared);
         listen(weak, at, &calls, key, interval).await;
     }
-    // The worker is gone; how its connection ends changes nothing.
-    let _ = client.quit().await;
+    close(&client).await;
 }
 
 async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -> Result<(), QueueError> {

@@ -1,6 +1,9 @@
 //! A worker's place in a queue: its number and tokens, what becomes of its leases when a call's fate is unknown, and its leaving.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use apalis_core::task::Task;
 use bytes::Bytes;
@@ -142,18 +145,18 @@ impl Fetcher {
 
     pub(super) async fn leave(&mut self) {
         const RETURNED: i64 = 500;
-        /// Tries before the lease's own end is left to do the work.
-        const TRIES: u32 = 5;
+        /// How long to try before the lease's own end is left to do the work; one call may take as long again.
+        const PATIENCE: Duration = Duration::from_secs(10);
         let number = self.source().number.load(Ordering::Acquire);
-        let mut tries = 0;
-        while number > 0 && tries < TRIES {
+        let begun = Instant::now();
+        while number > 0 && begun.elapsed() < PATIENCE {
             let args = vec![number.into(), RETURNED.into()];
             match scripts::run::<i64>(&self.calls, &scripts::LEAVE, self.source().queue.prefix(), args).await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, "failed to sign off");
-                    tries += 1;
+                    renew_after(&self.calls, &error).await;
                     tokio::time::sleep(jittered(Duration::from_millis(100))).await;
                 }
             }

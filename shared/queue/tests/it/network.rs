@@ -7,7 +7,7 @@ use fred::prelude::*;
 
 use crate::{
     proxy::{Proxy, Wire},
-    redis::{Server, eventually},
+    redis::{PATIENCE, Server, eventually},
     worker::{Act, Running, act, start},
 };
 
@@ -169,4 +169,18 @@ async fn the_end_of_a_job_that_comes_after_its_lease_was_over_changes_nothing() 
     eventually("cancelled", || async { queue.job(&id).await.unwrap().unwrap().state == State::Cancelled }).await;
     late.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_connections_do_not_answer_ends_when_told_to() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let worker = start(&behind(&proxy, QueueOptions::default()).await, WorkerOptions::default());
+    let queue = server.queue("q").await;
+    queue.push(act(Act::Succeed, "first")).await.unwrap();
+    eventually("first", || async { worker.log.of("first").len() == 1 }).await;
+    eventually("settled", || async { queue.stats().await.unwrap().completed == 1 }).await;
+    proxy.set(Wire::Deaf);
+    worker.context.stop().unwrap();
+    tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
 }
