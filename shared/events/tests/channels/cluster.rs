@@ -1,6 +1,10 @@
 //! A cluster of three shards with a replica each, one of which fails over.
 
-use crate::{channel, redis::PATIENCE};
+use crate::{
+    channel,
+    redis::PATIENCE,
+    servers::{Server, cli, eventually, free_port, next, replicated},
+};
 use fred::{
     clients::{Client, SubscriberClient},
     interfaces::{ClientLike, PubsubInterface},
@@ -9,66 +13,25 @@ use fred::{
         config::{Config, ReconnectPolicy},
     },
 };
-use oneiro_events::{Broker, BrokerOptions, Event, Subscription, Subscriptions, SubscriptionsOptions};
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use oneiro_events::{Broker, BrokerOptions, Subscription, Subscriptions, SubscriptionsOptions};
+use std::time::{Duration, Instant};
 
-struct Node {
-    child: Child,
-    port: u16,
-    bus: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Either fails only where the process has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn cli(port: u16, args: &[&str]) -> String {
-    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(args).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn node() -> Node {
-    let (folder, port, bus) = (tempfile::tempdir().unwrap(), free_port(), free_port());
-    let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--cluster-port", &bus.to_string(), "--bind", "127.0.0.1"])
-        .args(["--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--save", "", "--appendonly", "no"])
-        .args(["--repl-diskless-sync-delay", "0", "--dir"])
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let node = Node { child, port, bus, _folder: folder };
-    eventually("a node answers", || cli(port, &["PING"]).contains("PONG")).await;
-    node
+async fn node() -> (Server, u16) {
+    let bus = free_port();
+    // The bus is usually the port + 10,000, which a free port may have no room for.
+    let bus_port = bus.to_string();
+    let arguments = ["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+    (Server::start(&arguments).await, bus)
 }
 
 /// Three masters, then their replicas.
-async fn cluster() -> Vec<Node> {
-    let mut nodes = Vec::new();
+async fn cluster() -> Vec<Server> {
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..6 {
-        nodes.push(node().await);
+        let (node, bus) = node().await;
+        addresses.push(format!("127.0.0.1:{}@{bus}", node.port));
+        nodes.push(node);
     }
-    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}@{}", node.port, node.bus)).collect();
     let mut create = vec!["--cluster", "create"];
     create.extend(addresses.iter().map(String::as_str));
     create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
@@ -85,14 +48,7 @@ async fn cluster() -> Vec<Node> {
     nodes
 }
 
-/// Whether a master's replica has all that the master has.
-fn replicated(info: &str) -> bool {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let offset = field("master_repl_offset:").unwrap_or("?");
-    field("slave0:").is_some_and(|slave| slave.contains("state=online") && slave.contains(&format!("offset={offset},")))
-}
-
-fn builder(nodes: &[Node]) -> Builder {
+fn builder(nodes: &[Server]) -> Builder {
     let others: Vec<String> = nodes[1..].iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
     let url = format!("redis-cluster://127.0.0.1:{}?{}", nodes[0].port, others.join("&"));
     let mut builder = Builder::from_config(Config::from_url(&url).unwrap());
@@ -104,7 +60,7 @@ fn builder(nodes: &[Node]) -> Builder {
     builder
 }
 
-async fn clients(nodes: &[Node]) -> (Client, SubscriberClient) {
+async fn clients(nodes: &[Server]) -> (Client, SubscriberClient) {
     let client = builder(nodes).build().unwrap();
     client.init().await.unwrap();
     let mut builder = builder(nodes);
@@ -112,13 +68,6 @@ async fn clients(nodes: &[Node]) -> (Client, SubscriberClient) {
     let subscriber = builder.build_subscriber_client().unwrap();
     subscriber.init().await.unwrap();
     (client, subscriber)
-}
-
-async fn next(subscription: &mut Subscription) -> String {
-    match tokio::time::timeout(PATIENCE, subscription.recv()).await.expect("an event in time") {
-        Event::Publication(publication) => String::from_utf8(publication.payload.to_vec()).unwrap(),
-        Event::Gap(gap) => panic!("{gap:?}"),
-    }
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod redis;
 mod broker;
 mod cluster;
 mod presence;
+mod sentinel;
+mod servers;
 mod subscriptions;
 
 use oneiro_events::{Broker, BrokerOptions, ChannelName};
