@@ -5,6 +5,7 @@
 //! frame once (`encode`), and puts it into the queues. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
 //! know on top. See `docs/REALTIME.md` for the protocol and `docs/SCALING.md` for what it costs.
 
+mod access;
 mod channels;
 mod close;
 mod conn;
@@ -29,6 +30,7 @@ mod presence;
 mod publish;
 mod records;
 mod registry;
+mod resume;
 mod session;
 mod sse;
 mod stored;

@@ -4,7 +4,8 @@
 
 use super::{
     SocketContext,
-    channels::{Access, SHARED, access, user_channel},
+    access::{Access, access},
+    channels::{SHARED, user_channel},
     close::Close,
     conn::Conn,
     encode::{Encoding, Form},
