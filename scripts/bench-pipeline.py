@@ -88,7 +88,12 @@ def quality(engine, job, files):
     subprocess.run(command(engine, job, 1, 0, str(out), files), cwd=ROOT, check=True, capture_output=True)
     scores = {}
     for file in files:
-        whole = ImageOps.exif_transpose(Image.open(INPUTS / file)).convert("RGB")
+        whole = ImageOps.exif_transpose(Image.open(INPUTS / file))
+        if whole.mode == "RGBA":
+            white = Image.new("RGBA", whole.size, "white")
+            white.alpha_composite(whole)
+            whole = white
+        whole = whole.convert("RGB")
         for size in [320] if job == "thumb" else [2048, 1024, 320]:
             made = Image.open(out / f"{Path(file).stem}_{size}.{'webp' if job == 'webp3' else 'jpg'}")
             ideal = numpy.asarray(whole.resize(made.size, Image.Resampling.LANCZOS))
@@ -115,8 +120,8 @@ def main():
             run = measure(engine, job, seconds, files)
             versions[engine] = run.get("version", "this commit")
             base = base or run
-            scores = quality(engine, job, files) if files[0].endswith(".jpg") else {}
-            told = "; ".join(f"{size}: {b / 1000:.1f} kB {s:.4f} {p:.2f}" for size, (b, s, p) in scores.items()) or "-"
+            scores = quality(engine, job, files)
+            told = "; ".join(f"{size}: {b / 1000:.1f} kB {s:.4f} {p:.2f}" for size, (b, s, p) in scores.items())
             ratio = f"{run['cpu_ms'] / base['cpu_ms']:.2f}"
             rows.append(f"| {engine} | {run['cpu_ms']:.1f} | {ratio} | {1000 / run['cpu_ms']:.1f} | {run['peak_mb']:.0f} | {told} |")
             print(title, "|", rows[-1], flush=True)

@@ -53,7 +53,7 @@ impl Decoders {
         let watch = Watch::new(&mut control);
         let decoded = match probed.header.format {
             Format::Png => png::decode(buffers, watch.reader(bytes), settings),
-            _ => still::decode(buffers, watch.reader(bytes), probed),
+            _ => still::decode(buffers, watch.reader(bytes), probed, settings),
         };
         watch.verdict(decoded)
     }

@@ -5,35 +5,43 @@ use image::codecs::gif::GifDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError};
 
-use super::{Decoded, classify_io};
+use super::{Decoded, classify_io, may_salvage};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
 use crate::control::WatchedReader;
 use crate::header::{Header, Probed};
 use crate::raster::{Layout, Raster};
+use crate::settings::Settings;
 use crate::{Format, PipelineError};
 
 pub(super) fn decode<'a>(
     buffers: &mut Buffers,
     reader: WatchedReader<'_, '_>,
     probed: &Probed<'a>,
+    settings: &Settings,
 ) -> Result<Decoded<'a>, PipelineError> {
     let header = &probed.header;
-    let raster = match header.format {
+    let (raster, is_salvaged) = match header.format {
         Format::WebP => WebPDecoder::new(reader)
             .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder)),
+            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
         Format::Gif => GifDecoder::new(reader)
             .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder)),
+            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
         _ => BmpDecoder::new(reader)
             .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder)),
+            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
     }?;
-    Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged: false })
+    Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged })
 }
 
-fn read(buffers: &mut Buffers, header: &Header, decoder: impl ImageDecoder) -> Result<Raster, PipelineError> {
+/// The pixels, and whether they are only what could be decoded of a damaged file.
+fn read(
+    buffers: &mut Buffers,
+    header: &Header,
+    decoder: impl ImageDecoder,
+    may_salvage: bool,
+) -> Result<(Raster, bool), PipelineError> {
     let (width, height) = decoder.dimensions();
     if (width, height) != (header.coded_width(), header.coded_height()) {
         return Err(PipelineError::corrupt(header.format, "its header can be read in two ways"));
@@ -47,11 +55,20 @@ fn read(buffers: &mut Buffers, header: &Header, decoder: impl ImageDecoder) -> R
         }
     };
     let mut raster = Raster::allocate(buffers, layout, width as usize, height as usize)?;
-    decoder.read_image(raster.samples_mut(0)).map_err(|error| classify(header, error))?;
+    // A decoder that writes as it reads leaves what came before the damage. One that writes at the end (WebP) leaves nothing.
+    raster.samples_mut(0).fill(0);
+    let is_salvaged = match decoder.read_image(raster.samples_mut(0)) {
+        Ok(()) => false,
+        Err(_) if may_salvage && raster.samples(0).iter().any(|&sample| sample != 0) => true,
+        Err(error) => {
+            raster.recycle(buffers);
+            return Err(classify(header, error));
+        }
+    };
     if layout == Layout::Rgba {
         premultiply(raster.samples_mut(0));
     }
-    Ok(raster)
+    Ok((raster, is_salvaged))
 }
 
 pub(super) fn classify(header: &Header, error: ImageError) -> PipelineError {

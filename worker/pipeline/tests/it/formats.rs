@@ -148,3 +148,58 @@ fn attribution_is_kept_only_on_request() {
         }
     }
 }
+
+#[test]
+fn the_settings_of_jpeg_are_obeyed() {
+    let photo = jpeg(&scene(400, 300), 95, Subsamp::Sub2x2, false);
+    let made = |progressive, optimize| {
+        let mut spec = edge(300);
+        (spec.progressive, spec.optimize) = (progressive, optimize);
+        process(&one(spec), &photo).expect("a photo").variants.remove(0).bytes
+    };
+    let header = |bytes: &[u8]| probe(bytes, &Settings::default().limits).expect("own output");
+    let (plain, progressive, optimized) = (made(false, false), made(true, false), made(false, true));
+    assert!(
+        !header(&plain).is_progressive && header(&progressive).is_progressive && !header(&optimized).is_progressive
+    );
+    assert!(optimized.len() < plain.len());
+    // The same coefficients, written otherwise.
+    assert_eq!(decode(&plain), decode(&optimized));
+    assert_eq!(decode(&plain), decode(&progressive));
+}
+
+#[test]
+fn an_animated_png_gives_its_first_frame() {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 20, 10);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_animated(2, 0).expect("frames");
+    let mut writer = encoder.write_header().expect("a header");
+    writer.write_image_data(&[200, 0, 0].repeat(200)).expect("a frame");
+    writer.write_image_data(&[0, 0, 200].repeat(200)).expect("a frame");
+    writer.finish().expect("an end");
+    let processed = process(&one(edge(20).with_format(Output::Png)), &file).expect("an image");
+    assert_eq!(processed.header.frames, 2);
+    assert_eq!(decode(&processed.variants[0].bytes).to_rgb8().get_pixel(9, 5).0, [200, 0, 0]);
+}
+
+#[test]
+fn placeholder_and_dominant_colour_are_the_pictures() {
+    use base64::Engine;
+    let picture =
+        image::RgbImage::from_fn(
+            300,
+            200,
+            |x, _| if x < 220 { image::Rgb([200, 30, 40]) } else { image::Rgb([20, 30, 220]) },
+        );
+    let processed = process(&one(edge(100)), &encode(&picture.into(), ImageFormat::Png)).expect("an image");
+    let hash = base64::engine::general_purpose::STANDARD.decode(&processed.placeholder).expect("base64");
+    let (r, _, b, a) = thumbhash::thumb_hash_to_average_rgba(&hash).expect("a thumbhash");
+    // 220 of 300 columns are red.
+    assert!((0.45..0.72).contains(&r) && (0.2..0.5).contains(&b) && a > 0.99, "{r} {b} {a}");
+    let dominant: oneiro_pipeline::Rgb = processed.dominant_color.clone().try_into().expect("#rrggbb");
+    assert!(
+        dominant.0.abs_diff(200) < 12 && dominant.1.abs_diff(30) < 12 && dominant.2.abs_diff(40) < 12,
+        "{dominant}"
+    );
+}

@@ -133,15 +133,24 @@ fn salvage_uses_what_decodes() {
     let picture = scene(800, 600);
     let mut settings = one(edge(200));
     settings.damaged = Damaged::Salvage;
-    for file in [jpeg(&picture, 90, Subsamp::Sub2x2, false), encode(&picture.clone().into(), ImageFormat::Png)] {
-        let processed = process(&settings, &file[..file.len() / 2]).expect("the upper half");
+    let files = [ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp]
+        .map(|format| (format, encode(&picture.clone().into(), format)));
+    let photo = (ImageFormat::Jpeg, jpeg(&picture, 90, Subsamp::Sub2x2, false));
+    for (format, file) in files.into_iter().chain([photo]) {
+        let processed = process(&settings, &file[..file.len() / 2]).expect("one half");
         assert!(processed.is_salvaged);
         let got = crate::support::decode(&processed.variants[0].bytes).to_rgb8();
         let expected = image::imageops::resize(&picture, 200, 150, image::imageops::FilterType::Lanczos3);
         let top = |image: &image::RgbImage| image::imageops::crop_imm(image, 0, 0, 200, 40).to_image();
-        assert!(crate::support::psnr(&top(&got), &top(&expected)) > 30.0);
+        // BMP starts at the bottom, and GIF has 256 colours.
+        let bound = match format {
+            ImageFormat::Gif => 24.0,
+            ImageFormat::Bmp => 0.0,
+            _ => 30.0,
+        };
+        assert!(crate::support::psnr(&top(&got), &top(&expected)) > bound, "{format:?}");
         assert!(!process(&settings, &file).expect("the whole").is_salvaged);
-        assert!(process(&settings, &file[..100]).is_err());
+        assert!(process(&settings, &file[..40]).is_err());
     }
 }
 
@@ -248,9 +257,62 @@ fn compressed_metadata_that_unpacks_to_much_is_left_packed() {
 }
 
 #[test]
+fn a_part_of_a_frame_is_salvaged_or_refused_by_its_code() {
+    let mut settings = one(edge(200));
+    // Of the animations, so little is less than one frame.
+    for (file, parts) in [
+        (&include_bytes!("seeds/lossy.webp")[..], 1..16),
+        (include_bytes!("seeds/moving.webp"), 1..4),
+        (include_bytes!("seeds/moving.gif"), 1..2),
+    ] {
+        for part in parts {
+            for damaged in [Damaged::Refuse, Damaged::Salvage] {
+                settings.damaged = damaged;
+                match process(&settings, &file[..file.len() * part / 16]) {
+                    Ok(processed) => assert!(processed.is_salvaged && damaged == Damaged::Salvage),
+                    Err(error) => assert!(matches!(error.code(), "truncated_image" | "corrupt_image"), "{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_of_other_things_do_not_make_them_images() {
+    // Nothing looks at a name: what these files are called does not matter, only what they are.
+    for (file, format) in [
+        (
+            &b"<?xml version='1.0'?><!DOCTYPE svg [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><svg>&a;</svg>"[..],
+            Some("SVG"),
+        ),
+        (b"<html><img src=x onerror=alert(1)>", None),
+        (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n\xff\xd8\xff\xe0\0\x10JFIF", Some("PDF")),
+        (b"MZ\x90\0\xff\xd8\xff\xe0", None),
+        (b"#!/bin/sh\n\x89PNG\r\n\x1a\n", None),
+    ] {
+        let error = process(&Settings::default(), file).expect_err("no image");
+        assert_eq!(error.code(), "unsupported_format");
+        assert!(format.is_none_or(|format| error.to_string().starts_with(format)), "{error}");
+    }
+}
+
+#[test]
 fn a_polyglot_is_what_its_first_bytes_say() {
     let mut photo = jpeg(&scene(64, 48), 80, Subsamp::Sub2x2, false);
     photo.extend(b"<svg onload=alert(1)></svg>PK\x03\x04");
     let processed = process(&one(edge(32)), &photo).expect("a photo with a tail");
     assert!(!processed.variants[0].bytes.windows(4).any(|window| window == b"<svg"));
+    // A script in a comment, and an archive that starts in one.
+    let comment = b"*/=alert(1)/*<?php system($_GET[0]); ?>PK\x03\x04";
+    let photo = crate::support::with_segment(&jpeg(&scene(64, 48), 80, Subsamp::Sub2x2, false), 0xfe, comment);
+    for output in [oneiro_pipeline::Output::Jpeg, oneiro_pipeline::Output::WebP, oneiro_pipeline::Output::Png] {
+        let variant = process(&one(edge(32).with_format(output)), &photo).expect("a photo").variants.remove(0);
+        assert!(!variant.bytes.windows(5).any(|window| window == b"<?php" || window == b"alert"));
+    }
+    // GIF and JavaScript at once: `GIF89a/*` is a picture 10,799 pixels wide.
+    let head = b"GIF89a/*\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let script = [head.as_slice(), b"*/=alert(1)"].concat();
+    let processed = process(&one(edge(32)), &script).expect("a picture with a tail");
+    assert_eq!(processed.header.width, u32::from(u16::from_le_bytes(*b"/*")));
+    assert!(!processed.variants[0].bytes.windows(5).any(|window| window == b"alert"));
 }
