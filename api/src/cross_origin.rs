@@ -17,7 +17,7 @@ pub(crate) fn allow(route: Route, origins: &[String]) -> BoxEndpoint<'static, Re
     // Tokens travel in a header, never in a cookie that a foreign page could use, so even any origin may be allowed.
     let cors = Cors::new()
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::HeaderName::from_static("last-event-id")])
         .expose_headers([header::RETRY_AFTER])
         .allow_credentials(false)
         .max_age(3600);

@@ -93,6 +93,8 @@ export interface ConnectionOptions {
   readonly heartbeatTimeoutMs?: number;
   /** Default: the global `WebSocket`. Pass one where the platform has none (Node.js before 22). */
   readonly webSocket?: SocketConstructor;
+  /** False: never the event stream in place of a WebSocket, where the protocol has one. Default true. */
+  readonly hasEventStream?: boolean;
   /** Source of the jitter, `[0, 1)`. Default `Math.random`. */
   readonly random?: () => number;
 }
@@ -111,6 +113,8 @@ export type Parsed<In> = { readonly ok: true; readonly frame: In } | { readonly 
 export interface Dialect<In, Out> {
   /** The absolute `ws:` URL; carries the token where the protocol wants it there. */
   url(token: string): string;
+  /** What to use where no WebSocket can be opened; protocols without it only try again. */
+  eventStream?(token: string): SocketLike;
   /** Hands a token over: as the first frame where `isHelloFirst`, and later to replace one that is about to expire. */
   authenticate(token: string): Out;
   /** True where the first frame authenticates, false where the URL does. */

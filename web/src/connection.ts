@@ -20,6 +20,7 @@ import {
 import { Emitter } from "./emitter.js";
 import { Heartbeat } from "./heartbeat.js";
 import { fetchToken } from "./token.js";
+import { Transport } from "./transport.js";
 import { onWake } from "./wake.js";
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -40,8 +41,8 @@ export class Connection<In, Out> {
   private phaseTimer: ReturnType<typeof setTimeout> | undefined;
   private retryAfterS: number | null = null;
   private readonly heartbeat: Heartbeat;
+  private readonly transport: Transport<In, Out>;
   private stopWake: (() => void) | null = null;
-
   private readonly statuses = new Emitter<ConnectionStatus>();
   private readonly frames = new Emitter<In>();
   private readonly ignored = new Emitter<IgnoredFrame>();
@@ -50,6 +51,7 @@ export class Connection<In, Out> {
     private readonly dialect: Dialect<In, Out>,
     private readonly options: ConnectionOptions,
   ) {
+    this.transport = new Transport(dialect, options);
     this.heartbeat = new Heartbeat({
       intervalMs: options.heartbeatMs ?? HEARTBEAT_MS,
       timeoutMs: options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS,
@@ -153,9 +155,7 @@ export class Connection<In, Out> {
     this.needsFreshToken = false;
     this.hasFreshToken = isRefresh;
     try {
-      const { webSocket = globalThis.WebSocket as typeof globalThis.WebSocket | undefined } = this.options;
-      if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the webSocket option");
-      this.listen(new webSocket(this.dialect.url(token)), run, token);
+      this.listen(this.transport.make(token), run, token);
     } catch (error) {
       // The URL itself is refused: no later attempt can go better.
       this.end(ClosedBecause.Refused, { code: 1006, reason: String(error) });
@@ -177,6 +177,7 @@ export class Connection<In, Out> {
   }
 
   private opened(token: string): void {
+    this.transport.opened();
     const run = this.run;
     this.startPhaseTimer("not welcomed in time");
     this.become({ state: ConnectionState.Authenticating, attempt: this.attempt });

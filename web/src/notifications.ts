@@ -1,9 +1,11 @@
 /** Notifications, alerts, orders, materials and custom channels: dialect N over a self-healing connection. */
 
 import type { Dialect } from "./connection-types.js";
+import { EventStreamSocket } from "./event-stream.js";
 import type { Verdict } from "./replay.js";
 import { ReplayingSocket, replayQuery, type ReplayOptions } from "./replaying-socket.js";
-import { socketUrl } from "./urls.js";
+import { bareToken } from "./token.js";
+import { eventsUrl, socketUrl } from "./urls.js";
 import type { ExtensionClientFrame, HistoryPoint } from "./wire/extensions.js";
 import {
   isNotificationsEvent,
@@ -26,6 +28,7 @@ function dialect(options: NotificationsOptions): Dialect<NotificationsServerFram
   const path = options.path ?? "/ws/notifications/";
   return {
     url: (token) => socketUrl(path, options.origin, replayQuery(token, options)),
+    eventStream: (token) => new EventStreamSocket(eventsUrl(options.origin), bareToken(token)),
     authenticate: (token) => ({ type: "authenticate", token }),
     isHelloFirst: false,
     hasWelcome: false,

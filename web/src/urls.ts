@@ -10,6 +10,11 @@ export function socketUrl(path: string, origin: string | undefined, query: { rea
   return url.href;
 }
 
+/** The URL of the event stream at `origin`, as for {@link socketUrl}. */
+export function eventsUrl(origin: string | undefined): string {
+  return socketUrl("/api/v1/events", origin).replace(/^ws/, "http");
+}
+
 /** True for a URL that is safe to put into an `img`: http(s), or relative to the page. Refuses `javascript:` and friends. */
 export function isImageUrl(url: string, base: string = globalThis.location?.href ?? "http://localhost/"): boolean {
   try {
