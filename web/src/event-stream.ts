@@ -5,7 +5,7 @@
  * stream anew behind what has been received. Pings are answered here, for as long as the server's own beats arrive.
  */
 
-import type { SocketLike } from "./connection-types.js";
+import type { CloseInfo, SocketLike } from "./connection-types.js";
 
 /** The server beats every 30 s; this is its own measure of a dead client. */
 const SILENCE_MS = 75_000;
@@ -25,10 +25,10 @@ type Sent = { readonly type?: unknown; readonly [name: string]: unknown };
 
 /** A stream of `url` (`http:` or `https:`) that looks like a WebSocket of dialect N. */
 export class EventStreamSocket implements SocketLike {
-  onopen: ((event: never) => void) | null = null;
-  onmessage: ((event: never) => void) | null = null;
-  onerror: ((event: never) => void) | null = null;
-  onclose: ((event: never) => void) | null = null;
+  onopen: ((event: object) => void) | null = null;
+  onmessage: ((event: { readonly data: string }) => void) | null = null;
+  onerror: ((event: object) => void) | null = null;
+  onclose: ((event: CloseInfo) => void) | null = null;
 
   private readonly channels = new Set(IMPLICIT);
   /** Behind what each channel is to be continued, as `epoch:offset`. */
@@ -100,7 +100,7 @@ export class EventStreamSocket implements SocketLike {
   }
 
   private tell(data: string): void {
-    if (!this.isOver) this.onmessage?.({ data } as never);
+    if (!this.isOver) this.onmessage?.({ data });
   }
 
   /** Several messages of one moment make one request. */
@@ -130,7 +130,7 @@ export class EventStreamSocket implements SocketLike {
       this.heardAtMs = Date.now();
       if (!this.isOpen) {
         this.isOpen = true;
-        this.onopen?.({} as never);
+        this.onopen?.({});
       }
       await this.read(response.body.getReader(), request);
       if (request === this.request) this.end(1006, "the stream ended");
@@ -164,13 +164,13 @@ export class EventStreamSocket implements SocketLike {
       this.tell(data);
       return;
     }
-    const { code, reason } = JSON.parse(data) as { code: number; reason: string };
+    const { code, reason } = JSON.parse(data) as CloseInfo;
     this.end(code, reason);
   }
 
   private end(code: number, reason: string): void {
     if (this.isOver) return;
     this.close();
-    this.onclose?.({ code, reason } as never);
+    this.onclose?.({ code, reason });
   }
 }
