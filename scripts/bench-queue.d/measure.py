@@ -395,6 +395,8 @@ def main():
     parser.add_argument("--idle", type=float, default=10)
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
+    # So that an ended run takes its Redis and its workers along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
     found, skipped = systems(options)
     rows = {}
