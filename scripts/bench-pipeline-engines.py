@@ -10,8 +10,9 @@ from pathlib import Path
 
 os.environ["VIPS_CONCURRENCY"] = "1"
 engine, job, seconds, out, *files = sys.argv[1:]
-sizes = [320] if job == "thumb" else [2048, 1024, 320]
-is_webp = job == "webp3"
+sizes = {"thumb": [320], "avif1": [1024]}.get(job, [2048, 1024, 320])
+suffix = {"webp3": "webp", "avif1": "avif"}.get(job, "jpg")
+keeps_alpha = suffix != "jpg"
 
 if engine == "pillow":
     import PIL
@@ -29,13 +30,18 @@ if engine == "pillow":
             if orientation != 1:
                 image.getexif()[0x0112] = orientation
                 image, orientation = ImageOps.exif_transpose(image), 1
-            if image.mode == "RGBA" and not is_webp:
+            if image.mode == "RGBA" and not keeps_alpha:
                 flat = Image.new("RGB", image.size, (255, 255, 255))
                 flat.paste(image, mask=image.getchannel("A"))
             else:
                 flat = image
             buffer = io.BytesIO()
-            flat.save(buffer, "WEBP", quality=80, method=4) if is_webp else flat.save(buffer, "JPEG", quality=82)
+            if suffix == "webp":
+                flat.save(buffer, "WEBP", quality=80, method=4)
+            elif suffix == "avif":
+                flat.save(buffer, "AVIF", quality=50, speed=6, max_threads=1)
+            else:
+                flat.save(buffer, "JPEG", quality=82)
             made.append(buffer.getvalue())
         return made
 else:
@@ -51,8 +57,13 @@ else:
         for size in sizes:
             if size != sizes[0]:
                 image = image.thumbnail_image(size, height=size, size="down").copy_memory()
-            flat = image.flatten(background=255) if image.hasalpha() and not is_webp else image
-            made.append(flat.webpsave_buffer(Q=80, effort=4, keep="none") if is_webp else flat.jpegsave_buffer(Q=82, keep="none"))
+            flat = image.flatten(background=255) if image.hasalpha() and not keeps_alpha else image
+            if suffix == "webp":
+                made.append(flat.webpsave_buffer(Q=80, effort=4, keep="none"))
+            elif suffix == "avif":
+                made.append(flat.heifsave_buffer(Q=50, effort=4, compression="av1", keep="none"))
+            else:
+                made.append(flat.jpegsave_buffer(Q=82, keep="none"))
         return made
 
 
@@ -60,7 +71,7 @@ inputs = [(Path(file).stem, Path(file).read_bytes()) for file in files]
 if out != "-":
     for name, data in inputs:
         for size, made in zip(sizes, run(data)):
-            Path(out, f"{name}_{size}.{'webp' if is_webp else 'jpg'}").write_bytes(made)
+            Path(out, f"{name}_{size}.{suffix}").write_bytes(made)
 else:
     def cpu():
         used = resource.getrusage(resource.RUSAGE_SELF)

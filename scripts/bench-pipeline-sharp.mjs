@@ -9,8 +9,8 @@ sharp.concurrency(1);
 sharp.cache(false);
 
 const [job, seconds, out, ...files] = process.argv.slice(2);
-const sizes = job === 'thumb' ? [320] : [2048, 1024, 320];
-const isWebp = job === 'webp3';
+const sizes = { thumb: [320], avif1: [1024] }[job] ?? [2048, 1024, 320];
+const suffix = { webp3: 'webp', avif1: 'avif' }[job] ?? 'jpg';
 const inputs = files.map((file) => [path.parse(file).name, fs.readFileSync(file)]);
 
 async function run(bytes) {
@@ -18,8 +18,9 @@ async function run(bytes) {
   return Promise.all(
     sizes.map((size) => {
       const sized = whole.clone().resize(size, size, { fit: 'inside', withoutEnlargement: true });
-      const flat = isWebp ? sized : sized.flatten({ background: '#ffffff' });
-      return (isWebp ? flat.webp({ quality: 80, effort: 4 }) : flat.jpeg({ quality: 82 })).toBuffer();
+      if (suffix === 'webp') return sized.webp({ quality: 80, effort: 4 }).toBuffer();
+      if (suffix === 'avif') return sized.avif({ quality: 50, effort: 4 }).toBuffer();
+      return sized.flatten({ background: '#ffffff' }).jpeg({ quality: 82 }).toBuffer();
     }),
   );
 }
@@ -27,7 +28,7 @@ async function run(bytes) {
 if (out !== '-') {
   for (const [name, bytes] of inputs) {
     const buffers = await run(bytes);
-    buffers.forEach((buffer, index) => fs.writeFileSync(path.join(out, `${name}_${sizes[index]}.${isWebp ? 'webp' : 'jpg'}`), buffer));
+    buffers.forEach((buffer, index) => fs.writeFileSync(path.join(out, `${name}_${sizes[index]}.${suffix}`), buffer));
   }
 } else {
   await run(inputs[0][1]);

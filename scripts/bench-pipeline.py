@@ -35,6 +35,9 @@ JOBS = [
     ("three WebP of 12 Mpx", "webp3", ["a12.jpg", "b12.jpg"]),
     ("three JPEG of a 12 Mpx PNG with alpha", "jpeg3", ["t12.png"]),
 ]
+AVIF_JOB = ("one 1024 px AVIF of 12 Mpx", "avif1", ["a12.jpg", "b12.jpg"])
+SIZES = {"thumb": [320], "avif1": [1024]}
+SUFFIXES = {"webp3": "webp", "avif1": "avif"}
 
 
 def collage(names, width, height):
@@ -94,8 +97,8 @@ def quality(engine, job, files):
             white.alpha_composite(whole)
             whole = white
         whole = whole.convert("RGB")
-        for size in [320] if job == "thumb" else [2048, 1024, 320]:
-            made = Image.open(out / f"{Path(file).stem}_{size}.{'webp' if job == 'webp3' else 'jpg'}")
+        for size in SIZES.get(job, [2048, 1024, 320]):
+            made = Image.open(out / f"{Path(file).stem}_{size}.{SUFFIXES.get(job, 'jpg')}")
             ideal = numpy.asarray(whole.resize(made.size, Image.Resampling.LANCZOS))
             got = numpy.asarray(made.convert("RGB"))
             ssim = structural_similarity(ideal, got, channel_axis=2)
@@ -107,12 +110,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--profile", default="dist")
+    parser.add_argument("--avif", action="store_true")
     arguments = parser.parse_args()
     seconds = arguments.seconds
     ENGINES["Oneiro"] = ENGINES["Oneiro, effort 2"] = [f"target/{arguments.profile}/examples/bench"]
     make_inputs()
     versions, blocks = {}, []
-    for title, job, files in JOBS:
+    for title, job, files in JOBS + [AVIF_JOB] * arguments.avif:
         rows, base = [], None
         for engine in ENGINES:
             if engine == "Oneiro, effort 2" and job != "webp3":
@@ -138,7 +142,7 @@ Written by `scripts/bench-pipeline` on {datetime.now(timezone.utc):%Y-%m-%d} at 
 
 Each figure is the median of three runs of {seconds:g} s, every engine in a process of its own, one thread, pinned to one core, inputs in
 memory. Inputs are collages of real photographs with grain, quality 90, 4:2:0, EXIF orientation 6, about 2.4 MB for 12 megapixels.
-Variants: 2048, 1024 and 320 px, JPEG quality 82 or WebP quality 80 with effort 4. Equal: sizes, quality setting, orientation applied,
+Variants: 2048, 1024 and 320 px, JPEG quality 82 or WebP quality 80 with effort 4; AVIF quality 50, effort 4 where an engine has one, else speed 6. Equal: sizes, quality setting, orientation applied,
 metadata stripped. Not equal: the row with effort 2 trades bytes for time; peak memory of sharp, pyvips and Pillow includes their interpreters. SSIM and PSNR
 are against a full decode resampled with Lanczos.
 

@@ -1,4 +1,5 @@
-//! Writes the seeds for the fuzz targets: `corpus DIR` makes `DIR/headers`, `DIR/jpeg`, `DIR/png`, `DIR/webp`, `DIR/gif` and `DIR/bmp`.
+//! Writes the seeds for the fuzz targets: `corpus DIR` makes `DIR/headers`, `DIR/jpeg`, `DIR/png`, `DIR/webp`, `DIR/gif` and `DIR/bmp`, and with
+//! the feature `avif` `DIR/avif`.
 //! All are small pictures made here, so that nothing foreign is stored.
 
 use std::fs;
@@ -62,6 +63,11 @@ fn write_all(dir: &Path) -> Result<(), Failure> {
         files.push(("webp", name, bytes));
     }
     files.push(("gif", "moving.gif".to_owned(), moving));
+    if cfg!(feature = "avif") {
+        for (name, image) in &kinds[..3] {
+            files.push(("avif", format!("{name}.avif"), own_avif(&encode(image, ImageFormat::Png)?)?));
+        }
+    }
     for (folder, name, bytes) in &files {
         for folder in [folder, "headers"] {
             let folder: PathBuf = dir.join(folder);
@@ -95,6 +101,14 @@ fn moving_gif(rgb: &DynamicImage) -> Result<Vec<u8>, Failure> {
     }
     drop(encoder);
     Ok(out)
+}
+
+/// An AVIF, by the pipeline itself.
+fn own_avif(png: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut settings = Settings::default();
+    settings.variants = vec![VariantSpec::new("avif", Target::LongEdge(37)).with_format(Output::Avif)];
+    let processed = Processor::new(settings).process(png, &mut |_| ControlFlow::Continue(()))?;
+    processed.variants.into_iter().next().map(|variant| variant.bytes).ok_or_else(|| "no variant".into())
 }
 
 /// A lossy and an animated WebP, by the pipeline itself.

@@ -10,6 +10,8 @@ use crate::raster::{Layout, Raster};
 
 mod matrix;
 
+#[cfg(feature = "avif")]
+pub(crate) use matrix::ycc_of;
 pub(crate) use matrix::{div_255, flatten, halve_colour, rgb_of, to_rgb, unpremultiply};
 
 /// Largest difference of a sample at which a profile counts as sRGB. The many profiles called sRGB differ by rounding.

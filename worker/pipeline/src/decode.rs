@@ -10,6 +10,8 @@ use crate::raster::Raster;
 use crate::settings::{Damaged, Settings};
 use crate::{Format, PipelineError};
 
+#[cfg(feature = "avif")]
+mod avif;
 pub(crate) mod frames;
 mod jpeg;
 mod png;
@@ -48,6 +50,10 @@ impl Decoders {
     ) -> Result<Decoded<'a>, PipelineError> {
         if probed.header.format == Format::Jpeg {
             return self.jpeg.decode(buffers, bytes, probed, scale, settings);
+        }
+        #[cfg(feature = "avif")]
+        if probed.header.format == Format::Avif {
+            return avif::decode(buffers, probed);
         }
         let mut control = |stage| control(stage);
         let watch = Watch::new(&mut control);

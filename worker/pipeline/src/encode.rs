@@ -4,11 +4,15 @@ use std::borrow::Cow;
 
 use crate::PipelineError;
 use crate::buffers::Buffers;
+#[cfg(feature = "avif")]
+use crate::colour::ycc_of;
 use crate::colour::{flatten, halve_colour, rgb_of, unpremultiply};
 use crate::header::Attribution;
 use crate::raster::{Layout, Raster};
 use crate::settings::{Chroma, Output, Rgb, VariantSpec};
 
+#[cfg(feature = "avif")]
+mod avif;
 mod jpeg;
 mod libwebp;
 mod metadata;
@@ -56,6 +60,18 @@ impl Encoders {
                 let bytes = webp::encode(source, spec)?;
                 (metadata::add_to_webp(bytes, raster, exif.as_deref()), prepared)
             }
+            #[cfg(feature = "avif")]
+            Output::Avif => {
+                let alpha = if raster.layout == Layout::Rgba { Some(unmultiplied(buffers, raster)?) } else { None };
+                let prepared = for_avif(buffers, alpha.as_ref().unwrap_or(raster), spec.chroma)?;
+                let bytes = avif::encode(prepared.as_ref().unwrap_or(raster), alpha.as_ref(), spec, exif.as_deref())?;
+                if let Some(alpha) = alpha {
+                    alpha.recycle(buffers);
+                }
+                (bytes, prepared)
+            }
+            #[cfg(not(feature = "avif"))]
+            Output::Avif => return Err(PipelineError::InvalidSettings("built without AVIF".to_owned())),
             Output::Png => {
                 let prepared = for_png(buffers, raster)?;
                 let source = prepared.as_ref().unwrap_or(raster);
@@ -91,6 +107,23 @@ fn for_webp(buffers: &mut Buffers, raster: &Raster, is_lossless: bool) -> Result
         Layout::YCC444 => halve_colour(buffers, raster).map(Some),
         _ => Ok(None),
     }
+}
+
+/// AVIF takes grey, and planes at the wanted resolution of colour.
+#[cfg(feature = "avif")]
+fn for_avif(buffers: &mut Buffers, raster: &Raster, chroma: Chroma) -> Result<Option<Raster>, PipelineError> {
+    let planes = match raster.layout {
+        Layout::Rgb | Layout::Rgba => Some(ycc_of(buffers, raster)?),
+        _ => None,
+    };
+    if planes.as_ref().unwrap_or(raster).layout != Layout::YCC444 || chroma == Chroma::Full {
+        return Ok(planes);
+    }
+    let halved = halve_colour(buffers, planes.as_ref().unwrap_or(raster))?;
+    if let Some(planes) = planes {
+        planes.recycle(buffers);
+    }
+    Ok(Some(halved))
 }
 
 fn for_png(buffers: &mut Buffers, raster: &Raster) -> Result<Option<Raster>, PipelineError> {

@@ -19,7 +19,7 @@ pub enum Format {
     Gif,
     /// Windows bitmap.
     Bmp,
-    /// AVIF. Recognised; not decoded.
+    /// AVIF. Decoded with the feature `avif`, without it recognised.
     Avif,
     /// TIFF, and the raw camera formats built on it. Recognised; not decoded.
     Tiff,
@@ -44,6 +44,7 @@ impl Format {
     #[must_use]
     pub fn is_decodable(self) -> bool {
         matches!(self, Self::Jpeg | Self::Png | Self::WebP | Self::Gif | Self::Bmp)
+            || (cfg!(feature = "avif") && self == Self::Avif)
     }
 
     /// Media type, such as `image/jpeg`.

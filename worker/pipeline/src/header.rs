@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Format, Limits, PipelineError, sniff};
 
+#[cfg(feature = "avif")]
+mod avif;
 mod bmp;
 mod exif;
 mod gif;
@@ -62,6 +64,8 @@ pub(crate) struct Probed<'a> {
     pub(crate) header: Header,
     pub(crate) icc: Option<Cow<'a, [u8]>>,
     pub(crate) exif: Option<Cow<'a, [u8]>>,
+    #[cfg(feature = "avif")]
+    pub(crate) avif: Option<avif::Items<'a>>,
 }
 
 impl<'a> Probed<'a> {
@@ -79,7 +83,13 @@ impl<'a> Probed<'a> {
             bytes_of_four: 12,
             has_icc: false,
         };
-        Self { header, icc: None, exif: None }
+        Self {
+            header,
+            icc: None,
+            exif: None,
+            #[cfg(feature = "avif")]
+            avif: None,
+        }
     }
 
     fn set_exif(&mut self, exif: Cow<'a, [u8]>) {
@@ -115,6 +125,8 @@ pub(crate) fn probe_all<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'
         Some(Format::WebP) => webp::probe(bytes, limits)?,
         Some(Format::Gif) => gif::probe(bytes, limits)?,
         Some(Format::Bmp) => bmp::probe(bytes)?,
+        #[cfg(feature = "avif")]
+        Some(Format::Avif) => avif::probe(bytes, limits)?,
         _ => return Err(PipelineError::UnsupportedFormat { detected }),
     };
     check_limits(&probed.header, limits)?;

@@ -27,6 +27,8 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         // Held whole as 16-bit coefficients before the first pixel comes out.
         Format::Jpeg if header.is_progressive => 2 * bytes_of(pixels),
         Format::Gif | Format::WebP => 8 * pixels,
+        // Pictures of 16 bits a sample, the filters' copies, and the alpha's picture.
+        Format::Avif => 16 * pixels,
         _ => 0,
     };
     // The resizer's intermediate has the input's width and the output's height, or the other way round when the image is turned.
@@ -50,6 +52,8 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         Output::WebP => 6,
         Output::Png => 4 + u64::from(header.components),
         Output::Jpeg => 2,
+        // Reference frames, motion search and rate control of a video encoder.
+        Output::Avif => 48,
     });
     let animation = if is_animation { 12 * pixels + 40 * rendition } else { 0 };
     FIXED_BYTES + bytes_of(decoded) + decoder + resizer + rendition * (copies + encoder.max().unwrap_or(0)) + animation

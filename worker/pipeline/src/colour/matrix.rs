@@ -85,6 +85,23 @@ fn ycc_pixel(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     [clamp(y + 91_881 * cr), clamp(y - 22_554 * cb - 46_802 * cr), clamp(y + 116_130 * cb)]
 }
 
+/// RGB or unmultiplied RGBA as 4:4:4 planes (JFIF 1.02, section 7); alpha is dropped.
+#[cfg(feature = "avif")]
+pub(crate) fn ycc_of(buffers: &mut Buffers, raster: &Raster) -> Result<Raster, PipelineError> {
+    let mut out = Raster::allocate(buffers, Layout::YCC444, raster.width, raster.height)?;
+    // Weights of red, green and blue in 16-bit fixed point; each row sums to 65,536 or 0.
+    const ROWS: [[i32; 3]; 3] = [[19_595, 38_470, 7_471], [-11_059, -21_709, 32_768], [32_768, -27_439, -5_329]];
+    for (index, [r, g, b]) in ROWS.into_iter().enumerate() {
+        let base = if index == 0 { 1 << 15 } else { (128 << 16) + (1 << 15) };
+        let pixels = raster.samples(0).chunks_exact(raster.layout.channels());
+        for (to, pixel) in out.samples_mut(index).iter_mut().zip(pixels) {
+            let sum = r * i32::from(pixel[0]) + g * i32::from(pixel[1]) + b * i32::from(pixel[2]);
+            *to = ((base + sum) >> 16).clamp(0, 255) as u8;
+        }
+    }
+    Ok(out)
+}
+
 /// An RGBA raster on a background, as RGB.
 pub(crate) fn flatten(buffers: &mut Buffers, raster: &Raster, background: Rgb) -> Result<Raster, PipelineError> {
     let mut out = Raster::allocate(buffers, Layout::Rgb, raster.width, raster.height)?;

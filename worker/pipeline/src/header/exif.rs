@@ -56,6 +56,18 @@ impl Attribution {
 }
 
 /// Orientation 1 to 8; 1 for anything else.
+/// The TIFF structure of an AVIF's `Exif` item: it starts where a number in front says (ISO 23008-12, annex A.2.1).
+#[cfg(feature = "avif")]
+pub(super) fn tiff_of_item(item: std::borrow::Cow<'_, [u8]>) -> Option<std::borrow::Cow<'_, [u8]>> {
+    use std::borrow::Cow;
+    let offset = u32::from_be_bytes(item.get(..4)?.try_into().ok()?) as usize;
+    let start = offset.checked_add(4).filter(|start| *start < item.len())?;
+    Some(match item {
+        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
+        Cow::Owned(bytes) => Cow::Owned(bytes[start..].to_vec()),
+    })
+}
+
 pub(super) fn orientation(exif: &[u8]) -> u8 {
     let value = Tiff::new(exif).and_then(|tiff| {
         let (kind, _, at) = tiff.field(ORIENTATION)?;

@@ -126,7 +126,7 @@ impl Processor {
     /// What planes are resized to: 4:2:0, unless somebody will see more.
     fn target_layout(&self, layout: Layout, is_converted: bool) -> Layout {
         let sees_more = |spec: &VariantSpec| match spec.format {
-            Output::Jpeg => spec.watermark || spec.chroma == Chroma::Full,
+            Output::Jpeg | Output::Avif => spec.watermark || spec.chroma == Chroma::Full,
             Output::WebP => spec.watermark || spec.lossless,
             Output::Png => true,
         };

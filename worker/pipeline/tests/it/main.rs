@@ -1,6 +1,8 @@
 //! The pipeline from outside: real photographs, every format, hostile files, and quality against a slow reference.
 
 mod animation;
+#[cfg(feature = "avif")]
+mod avif;
 mod colour;
 mod formats;
 mod hostile;
