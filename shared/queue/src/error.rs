@@ -46,6 +46,14 @@ pub enum QueueError {
     /// Arguments or metadata that cannot be written as JSON, or stored ones that cannot be read.
     #[error("failed to encode or decode JSON")]
     Json(#[from] serde_json::Error),
+    /// The job's payload is sealed and this handle has no key that opens it, so that it can be neither read nor replaced.
+    #[error(
+        "the job's payload is sealed with key `{key}`, which this handle does not have or which is another of that name"
+    )]
+    Sealed {
+        /// The id of the key.
+        key: String,
+    },
     /// The worker's side of the store is closed; nothing more can be sent through it.
     #[error("the worker is closed")]
     Closed,

@@ -29,7 +29,7 @@
 //! | `kinds` | set | kinds that were ever pushed | for ever |
 //! | `cfg` | hash | `paused`, `rate`, `burst`, `cap` | for ever |
 //! | `rl` | hash | token bucket | for ever |
-//! | `stat` | hash | counters; `bytes` that wait, `drain` rate, `at` the last claim | for ever |
+//! | `stat` | hash | counters; `bytes` that wait, `drain` rate and `drain_at` when, `mean_us` of a run, `at:<kind>` since when none is taken | for ever |
 //! | `samples` | list | 13 samples of the counters, newest first | for ever |
 //! | `days` | hash | day since the epoch -> jobs completed | 30 days |
 //! | `waiters` | hash | ids somebody waits for | 1 h after the last wait began |

@@ -45,13 +45,20 @@ pub struct QueueOptions {
     /// [`QueueError::Full`](crate::QueueError::Full). This and the two bounds below are looked at in the step that stores: a push of up
     /// to 1,000 jobs is stored as a whole or not at all. A queue in which nothing waits takes any push. Default: no bound.
     pub max_depth: Option<u64>,
-    /// Most bytes of jobs that may wait, payload, metadata and names counted. Default: no bound.
+    /// Most bytes of jobs that may wait, payload, metadata and names counted. Default: no bound. The count is kept by difference and is
+    /// right again whenever nothing waits; while workers of a version that does not count like this one run beside it, it drifts.
     pub max_bytes: Option<u64>,
-    /// Longest time that a job pushed now may be expected to wait: what is due divided by the rate at which jobs ended over the last
-    /// minute while others waited, or how long nothing of its kind was started although something is due, whichever is longer.
-    /// It says nothing before a worker has measured for 5 seconds. Default: no bound.
+    /// Longest time that a job pushed now may be expected to wait. Default: no bound. That is the longer of two:
+    ///
+    /// - how long jobs of its kind (of a batch's first, and with room in their groups) have been available without one being taken,
+    ///   hand-backs of jobs that a worker cannot run not counted as taken; 0 where none is available. A paused queue waits, too.
+    /// - the queue's jobs of all kinds that are available, divided by the rate at which jobs ended over the last minute while others
+    ///   waited and the queue was not paused. Left out while workers have measured no such time, as in the first 5 seconds.
+    ///
+    /// Scheduled and retryable jobs count from when a worker made them available, which an idle one does when they are due.
     pub max_latency: Option<Duration>,
-    /// Seals the payloads of pushed jobs, and opens those of fetched and listed ones. Default: none; payloads are stored as they are.
+    /// Seals the payloads of pushed jobs, and opens those of fetched and listed ones. Jobs that are
+    /// [adopted](crate::Queue::adopt_stock) stay as they were, in clear. Default: none; payloads are stored as they are.
     pub keys: Option<KeyRing>,
     /// Longest time one call may take, after which it fails with [`QueueError::Unavailable`](crate::QueueError::Unavailable).
     /// Default 5 seconds.

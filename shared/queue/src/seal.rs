@@ -41,7 +41,7 @@ impl std::fmt::Debug for KeyRing {
 /// Why a payload does not open.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// Its key is not in the ring.
+    /// Its key is not in the ring, or its layout is of a later version: another worker may be able to open it.
     UnknownKey,
     /// It was changed, belongs to another job, or its key is another of the same name.
     Broken,
@@ -86,6 +86,9 @@ impl KeyRing {
     }
 
     pub(crate) fn open(&self, job: JobId, kind: &str, sealed: &[u8]) -> Result<Bytes, Closed> {
+        if sealed.first().is_some_and(|layout| *layout != LAYOUT) {
+            return Err(Closed::UnknownKey);
+        }
         let id = key_of(sealed).ok_or(Closed::Broken)?;
         let (_, key) = self.keys.iter().find(|(known, _)| known == id).ok_or(Closed::UnknownKey)?;
         key.open(&bound_to(job, kind), &sealed[2 + id.len()..]).map(Bytes::from).ok_or(Closed::Broken)
@@ -196,6 +199,15 @@ mod tests {
         fn noise_never_opens(noise in prop::collection::vec(any::<u8>(), 0..100)) {
             prop_assert!(KeyRing::new("k", &[7; 32]).unwrap().open(JobId::generate(), "kind", &noise).is_err());
         }
+    }
+
+    #[test]
+    fn a_layout_to_come_is_for_another_worker_to_open() {
+        let (ring, job) = (KeyRing::new("k", &[7; 32]).unwrap(), JobId::generate());
+        let mut sealed = ring.seal(job, "kind", b"{}").unwrap().to_vec();
+        sealed[0] = LAYOUT + 1;
+        assert_eq!(ring.open(job, "kind", &sealed), Err(Closed::UnknownKey));
+        assert_eq!(ring.open(job, "kind", b""), Err(Closed::Broken));
     }
 
     #[test]

@@ -43,16 +43,35 @@ local function wake(kind)
   if call('EXISTS', key) == 0 then call('RPUSH', key, '1') end
 end
 
+-- What was measured over the last minute says nothing later.
+local WINDOW = 65000
+-- Jobs that end a second while others wait, as heartbeats measured it; nil where that was not of late.
+local function drain_rate(now)
+  local s = call('HMGET', P .. 'stat', 'drain', 'drain_at')
+  if s[1] and now - tonumber(s[2] or 0) <= WINDOW then return tonumber(s[1]) end
+end
+
+local function has_available(kind)
+  return call('EXISTS', P .. 'r:h:' .. kind, P .. 'r:n:' .. kind, P .. 'r:l:' .. kind) > 0
+end
+
+-- To be called before a job of the kind gets available. Field `at:<kind>` of `stat` is since when jobs of the kind wait and none of
+-- them was taken: since one was available at all, or since the last claim.
+local function begin_wait(kind)
+  if not has_available(kind) then call('HSET', P .. 'stat', 'at:' .. kind, clock()) end
+end
+
 -- A group stands in its rotation exactly while its list is not empty and it is not parked at its cap.
 local function ready(ids, prio, kind, group, front)
   local lane = prio .. ':' .. kind
   local n = call(front and 'LPUSH' or 'RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids))
   if n == #ids then
-    call('RPUSH', P .. 'r:' .. lane, group)
     if not known[kind] then
       known[kind] = true
       call('SADD', P .. 'kinds', kind)
+      begin_wait(kind)
     end
+    call('RPUSH', P .. 'r:' .. lane, group)
   end
   wake(kind)
 end

@@ -88,14 +88,10 @@ trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 call('HDEL', P .. 'days', floor(now / 86400000) - 30)
 -- A safety net below every wake-up path: available work and no token is set right within one beat.
 for _, kind in ipairs(call('SRANDMEMBER', P .. 'kinds', 10)) do
-  local is_waiting = false
-  for _, prio in ipairs({ 'h', 'n', 'l' }) do
-    if call('EXISTS', P .. 'r:' .. prio .. ':' .. kind) == 1 then is_waiting = true end
-  end
-  if is_waiting and call('HEXISTS', P .. 'cfg', 'paused') == 0 then wake(kind) end
+  if has_available(kind) and call('HEXISTS', P .. 'cfg', 'paused') == 0 then wake(kind) end
 end
 local offered = 0
 local kind = ARGV[12]
 local cfg = call('HMGET', P .. 'cfg', 'paused', 'rate')
-if not cfg[1] and not cfg[2] and call('EXISTS', P .. 'r:h:' .. kind, P .. 'r:n:' .. kind, P .. 'r:l:' .. kind) > 0 then offered = 1 end
+if not cfg[1] and not cfg[2] and has_available(kind) then offered = 1 end
 return { status, recovered, more, offered }

@@ -11,8 +11,10 @@ local function unpark(group)
   if not lanes then return end
   call('HDEL', P .. 'parked', group)
   for lane in string.gmatch(lanes, '[^,]+') do
+    local kind = sub(lane, 3)
+    begin_wait(kind)
     call('LPUSH', P .. 'r:' .. lane, group)
-    wake(sub(lane, 3))
+    wake(kind)
   end
 end
 

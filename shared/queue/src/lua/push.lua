@@ -25,29 +25,19 @@ local function over(n, bytes)
   local most, most_bytes, most_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
   if most > 0 and waiting + n > most then return 'depth', waiting, most, waiting + n - most end
   if most_bytes > 0 then
-    local have = tonumber(call('HGET', P .. 'stat', 'bytes') or 0)
+    local have = math.max(tonumber(call('HGET', P .. 'stat', 'bytes') or 0), 0)
     if have + bytes > most_bytes then
       return 'bytes', have, most_bytes, (have + bytes - most_bytes) * waiting / math.max(have, 1)
     end
   end
   if most_ms > 0 then
-    local stat = call('HMGET', P .. 'stat', 'drain', 'at')
-    local rate, claimed = tonumber(stat[1] or 0), tonumber(stat[2] or 0)
+    local now = clock()
+    local rate = drain_rate(now) or 0
     local due = waiting - call('ZCARD', SCHED) - call('ZCARD', RETRY)
     local wait = 0
     if rate > 0 then wait = due / rate * 1000 end
-    -- Nothing was claimed for so long although a job is there: at most as long as the oldest of a lane is old.
-    local now, oldest = clock(), nil
-    for _, prio in ipairs({ 'h', 'n', 'l' }) do
-      local lane = prio .. ':' .. ARGV[6]
-      local group = call('LINDEX', P .. 'r:' .. lane, 0)
-      local id = group and call('LINDEX', P .. 'q:' .. lane .. ':' .. group, 0)
-      if id and (not oldest or id < oldest) then oldest = id end
-    end
-    if oldest then
-      local a, b, c, d, e, f = byte(oldest, 1, 6)
-      local made = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
-      wait = math.max(wait, min(now - made, now - claimed))
+    if has_available(ARGV[6]) then
+      wait = math.max(wait, now - tonumber(call('HGET', P .. 'stat', 'at:' .. ARGV[6]) or now))
     end
     if wait > most_ms then return 'latency', floor(wait), most_ms, rate * (wait - most_ms) / 1000 end
   end
@@ -80,7 +70,7 @@ if tonumber(ARGV[1]) + tonumber(ARGV[2]) + tonumber(ARGV[3]) > 0 then
     local what, is, may, many = over(n, bytes)
     if what then
       -- From the measured rate, within 1 s and 5 min; while none is known, a guess.
-      local rate = tonumber(call('HGET', P .. 'stat', 'drain') or '')
+      local rate = drain_rate(clock())
       local wait = 10000
       if rate then wait = rate > 0 and many / rate * 1000 or 300000 end
       return { 'full', what, floor(is), floor(may), floor(math.max(1000, min(wait, 300000))) }

@@ -4,9 +4,11 @@
 -- ARGV[5]  ms to keep a completed job   [6] how many completed jobs to keep   [7] ms to keep a result
 -- ARGV[8]  ms to keep a dead or cancelled job   [9] how many of each   [10] most due jobs to move
 -- ARGV[11] us that the runs took which ended
--- ARGV[12] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
+-- ARGV[12] 1 when the worker could run a job of those that it claimed last, or claimed none yet
+-- ARGV[13] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
 -- then     any number of (id, token, outcome, delay ms, error, result); outcome: c completed, r failed, d dead,
---          x cancelled, u returned without spending an attempt
+--          x cancelled, u returned without spending an attempt, b handed back because this worker cannot run it: not started,
+--          so it does not count against the queue's rate either
 -- returns  {status, ms until the next due job or -1, ids whose lease was lost, claimed ids, their records, more}
 --          status: 0 fine, 1 this worker number is not registered, 2 the tokens were used before, 3 paused
 --          more: 1 when available jobs of this kind are left
@@ -14,11 +16,11 @@ local now = clock()
 local base, want, kind = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_ms, keep_n = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lost = {}
-local i = 13
+local i = 14
 -- Bytes of records that wait again.
 local back = 0
 
-for _ = 1, tonumber(ARGV[12]) do
+for _ = 1, tonumber(ARGV[13]) do
   local n = tonumber(ARGV[i])
   local a, t = i + 1, i + n
   local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, t))
@@ -72,8 +74,10 @@ local function settle(id, token, outcome, delay, err, result)
     if err ~= '' then call('HSET', P .. 'err', id, err) end
     cancelled(id, rec, h, now)
     trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 2)
-  elseif outcome == 'u' then
+  elseif outcome == 'u' or outcome == 'b' then
     back = back + #rec
+    -- More than the burst is cut off where the tokens are read.
+    if outcome == 'b' and call('HEXISTS', P .. 'rl', 't') == 1 then call('HINCRBYFLOAT', P .. 'rl', 't', 1) end
     if delay > 0 then
       call('ZADD', SCHED, now + delay, id)
     else
@@ -251,7 +255,8 @@ if #ids > 0 then
       end
     end
     call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
-    call('HSET', P .. 'stat', 'at', now)
+    -- Who only hands back keeps no job from waiting.
+    if ARGV[12] == '1' then call('HSET', P .. 'stat', 'at:' .. kind, now) end
     weigh(-weight)
     if #counted > 0 then
       call('HSET', P .. 'capped', unpack(counted))
@@ -259,10 +264,7 @@ if #ids > 0 then
     end
   end
 end
-local more = 0
-for _, prio in ipairs({ 'h', 'n', 'l' }) do
-  if call('EXISTS', P .. 'r:' .. prio .. ':' .. kind) == 1 then more = 1 end
-end
+local more = has_available(kind) and 1 or 0
 if tokens then
   tokens = tokens - claimed
   call('HSET', P .. 'rl', 't', tokens, 'at', now)

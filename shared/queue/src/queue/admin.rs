@@ -7,7 +7,7 @@ use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
 use super::{Queue, push::id_value};
-use crate::{JobId, QueueError, options::millis, scripts};
+use crate::{JobId, KeyRing, QueueError, options::millis, scripts, seal};
 
 /// What a cancel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +69,18 @@ impl Queue {
     /// Gives a job that does not run another payload, sealed if this handle has keys. `false` when it runs or is unknown.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    /// [`QueueError::Sealed`] where the payload is sealed with a key that this handle does not have: a job once sealed stays so, and its
+    /// workers can open it; [`QueueError::Unavailable`] when Redis cannot be reached.
     pub async fn update_payload(&self, id: &JobId, payload: Bytes) -> Result<bool, QueueError> {
         let raw: Option<Bytes> = self.command("HGET", vec![self.key("jobs").into(), id_value(*id)]).await?;
         let Some(raw) = raw else { return Ok(false) };
         let mut record = crate::record::Record::decode(&raw)?;
+        if record.is_sealed {
+            let key = seal::key_of(&record.payload);
+            if !self.options().keys.iter().flat_map(KeyRing::ids).any(|known| Some(known) == key) {
+                return Err(QueueError::Sealed { key: key.unwrap_or("?").to_owned() });
+            }
+        }
         record.is_sealed = self.options().keys.is_some();
         record.payload = match &self.options().keys {
             Some(keys) => keys.seal(*id, &record.kind, &payload)?,

@@ -11,6 +11,9 @@ impl Queue {
     /// how many entries it went through; 0 means that none is left. Ids, attempts, run times, idempotency keys and metadata are
     /// kept. Stop the stock workers first: jobs that they hold are taken, too.
     ///
+    /// Payloads stay as they were stored, in clear, also where this queue's are sealed ([`QueueOptions::keys`](crate::QueueOptions)):
+    /// Redis moves them by itself and has no keys. [`update_payload`](Self::update_payload) seals one.
+    ///
     /// # Errors
     /// [`QueueError::InvalidName`] for a bad kind; [`QueueError::Unavailable`] when Redis cannot be reached;
     /// [`QueueError::Refused`] on a Redis cluster, which the stock storage does not support.

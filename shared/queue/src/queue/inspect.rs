@@ -55,6 +55,8 @@ pub struct JobRecord {
     pub payload: String,
     /// The id of the key that sealed its arguments.
     pub sealed_with: Option<String>,
+    /// Whether its arguments are there to be read: they are not sealed, or this handle's keys open them.
+    pub is_open: bool,
     /// Its priority.
     pub priority: Priority,
     /// Its group; empty for none.
@@ -376,9 +378,9 @@ fn job_record(id: JobId, fields: Vec<Value>, keys: Option<&KeyRing>) -> Result<J
     let record = Record::decode(&raw)?;
     let (payload, sealed_with) = if record.is_sealed {
         let key = seal::key_of(&record.payload).unwrap_or("?").to_owned();
-        (seal::open(keys, id, &record.kind, &record.payload).unwrap_or_default(), Some(key))
+        (seal::open(keys, id, &record.kind, &record.payload).ok(), Some(key))
     } else {
-        (record.payload.clone(), None)
+        (Some(record.payload.clone()), None)
     };
     let (error, progress, result, score) = (next(), next(), next(), next());
     let score = score.as_f64().unwrap_or(0.0).max(0.0) as u64;
@@ -387,7 +389,8 @@ fn job_record(id: JobId, fields: Vec<Value>, keys: Option<&KeyRing>) -> Result<J
     Ok(JobRecord {
         id,
         state,
-        payload: String::from_utf8_lossy(&payload).into_owned(),
+        is_open: payload.is_some(),
+        payload: String::from_utf8_lossy(&payload.unwrap_or_default()).into_owned(),
         sealed_with,
         priority: record.priority,
         attempts: record.attempts,

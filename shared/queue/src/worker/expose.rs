@@ -60,7 +60,12 @@ fn task_of(job: &JobRecord) -> Task<Vec<u8>> {
 impl<A: Send + Sync> FetchById for FredStorage<A> {
     async fn fetch_by_id(&mut self, task_id: &TaskId) -> Result<Option<Task<Vec<u8>>>, QueueError> {
         let Some(id) = job_id(task_id) else { return Ok(None) };
-        Ok(self.queue().job(&id).await?.as_ref().map(task_of))
+        let Some(job) = self.queue().job(&id).await? else { return Ok(None) };
+        // A task without its arguments would wipe them when it is given back to `update`.
+        match &job.sealed_with {
+            Some(key) if !job.is_open => Err(QueueError::Sealed { key: key.clone() }),
+            _ => Ok(Some(task_of(&job))),
+        }
     }
 }
 

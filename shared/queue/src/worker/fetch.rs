@@ -59,6 +59,8 @@ pub(super) struct Fetcher {
     pub(super) unsettled: Vec<Finish>,
     /// Whether work may be there for the taking.
     pub(super) is_hungry: bool,
+    /// Whether it could run a job of those that it claimed last.
+    can_run: bool,
     due: Option<Instant>,
     pub(super) wake: Option<BoxFuture<'static, bool>>,
     stop_at: Option<Instant>,
@@ -88,6 +90,7 @@ async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
         last_token: 0,
         unsettled: Vec::new(),
         is_hungry: true,
+        can_run: true,
         due: None,
         wake: None,
         stop_at: None,
@@ -252,6 +255,7 @@ impl Fetcher {
             kind: &shared.kind,
             options: source.queue.options(),
             worker: shared.worker.name(),
+            can_run: self.can_run,
         };
         let args = step::arguments(&step, &settled);
         let reply = match scripts::run(&self.calls, &scripts::STEP, source.queue.prefix(), args).await {
@@ -261,7 +265,8 @@ impl Fetcher {
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                self.unsettled.splice(0..0, settled);
+                // Should the call have arrived after all, their time is counted; it must not be twice.
+                self.unsettled.splice(0..0, settled.into_iter().map(|finish| Finish { ran: Duration::ZERO, ..finish }));
                 self.recover(&error).await;
                 return;
             }
@@ -313,6 +318,7 @@ impl Fetcher {
                 }
             }
         }
+        self.can_run = !tasks.is_empty();
         self.shared.lay_ready(tasks);
     }
 
@@ -320,7 +326,7 @@ impl Fetcher {
     fn hand_back(&self, context: &JobContext, reason: &'static str) -> End {
         metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => reason)
             .increment(1);
-        End::Returned { delay_ms: crate::options::millis(until_deployed(context.id())) }
+        End::HandedBack { delay_ms: crate::options::millis(until_deployed(context.id())) }
     }
 
     /// The job as apalis runs it; `None` when it cannot run here.
@@ -357,7 +363,13 @@ impl Fetcher {
             }
         };
         if let Some(Err(error)) = self.check.map(|check| check(payload)) {
-            let message = format!("failed to read the arguments: {error}");
+            // The reason quotes what it could not read, which must not stand beside a seal.
+            let message = if context.is_sealed() {
+                let (what, line, column) = (error.classify(), error.line(), error.column());
+                format!("failed to read the sealed arguments: {what:?} error at line {line} column {column}")
+            } else {
+                format!("failed to read the arguments: {error}")
+            };
             self.unsettled.push(refuse(unreadable(&context, message)));
             return None;
         }

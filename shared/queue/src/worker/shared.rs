@@ -39,6 +39,10 @@ pub(crate) enum End {
     Returned {
         delay_ms: i64,
     },
+    /// The same for a job that this worker cannot run: it was never started.
+    HandedBack {
+        delay_ms: i64,
+    },
 }
 
 /// An end on its way to Redis.

@@ -24,6 +24,8 @@ pub(crate) struct Step<'a> {
     pub(crate) kind: &'a str,
     pub(crate) options: &'a QueueOptions,
     pub(crate) worker: &'a str,
+    /// Whether it could run a job of those that it claimed last.
+    pub(crate) can_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         .iter()
         .map(|finish| u64::try_from(finish.ran.as_micros()).unwrap_or(u64::MAX))
         .fold(0, u64::saturating_add);
-    let mut args: Vec<Value> = Vec::with_capacity(12 + buckets * 2 + settled.len() * 2);
+    let mut args: Vec<Value> = Vec::with_capacity(13 + buckets * 2 + settled.len() * 2);
     args.extend([
         Value::from(step.number),
         step.token.to_string().into(),
@@ -71,6 +73,7 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         int(options.retention_dead.count).into(),
         PROMOTED.into(),
         int(ran_us).into(),
+        i64::from(step.can_run).into(),
         int(buckets as u64).into(),
     ]);
     for bucket in plain.chunks(BUCKET) {
@@ -88,6 +91,7 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
             End::Dead { message } => ("d", 0, error_value(step, finish, message), none()),
             End::Cancelled { message } => ("x", 0, error_value(step, finish, message), none()),
             End::Returned { delay_ms } => ("u", *delay_ms, none(), none()),
+            End::HandedBack { delay_ms } => ("b", *delay_ms, none(), none()),
         };
         args.push(id_value(finish.id));
         args.push(finish.token.to_string().into());

@@ -1,10 +1,14 @@
 //! Sealed payloads.
 
-use apalis_fred::{KeyRing, Queue, QueueOptions, State, WorkerOptions};
+use apalis_core::{
+    backend::{FetchById, Update},
+    task::task_id::TaskId,
+};
+use apalis_fred::{FredStorage, KeyRing, NewJob, Queue, QueueError, QueueOptions, State, WorkerOptions};
 
 use crate::{
     redis::{Server, eventually},
-    worker::{Act, act, start},
+    worker::{Act, Play, act, start},
 };
 
 const OLD: [u8; 32] = [1; 32];
@@ -112,4 +116,42 @@ async fn a_payload_that_was_changed_moved_or_sealed_with_another_key_of_that_nam
     }
     assert!(worker.log.of("a").is_empty());
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_sealed_arguments_that_cannot_be_read_quotes_none_of_them() {
+    let server = Server::start().await;
+    let queue = queue(&server, ring("k", &NEW)).await;
+    let unreadable = || NewJob::raw("play", br#"{"act":"very-secret","label":"a"}"#.to_vec()).unwrap().max_attempts(1);
+    let worker = start(&queue, WorkerOptions::default());
+    let sealed = queue.push(unreadable()).await.unwrap().id;
+    let message = queue.wait(sealed).await.unwrap().error.unwrap().message;
+    assert!(message.contains("sealed arguments: Data error at line 1") && !message.contains("secret"), "{message}");
+    let plain = server.queue("q").await.push(unreadable()).await.unwrap().id;
+    let message = queue.wait(plain).await.unwrap().error.unwrap().message;
+    assert!(message.contains("very-secret"), "{message}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_handle_without_the_key_can_neither_replace_a_sealed_payload_nor_fetch_the_job_to_do_so() {
+    let server = Server::start().await;
+    let sealed = queue(&server, ring("new", &NEW)).await;
+    let id = sealed.push(act(Act::Succeed, "a").run_in(std::time::Duration::from_secs(3600))).await.unwrap().id;
+    let task = TaskId::from_ulid(id.ulid());
+    let refused = |error| matches!(error, QueueError::Sealed { key } if key == "new");
+    for lacking in [server.queue("q").await, queue(&server, ring("old", &OLD)).await] {
+        assert!(refused(lacking.update_payload(&id, "null".into()).await.unwrap_err()));
+        let mut storage = FredStorage::<Play>::new(lacking.clone(), WorkerOptions::default());
+        assert!(refused(storage.fetch_by_id(&task).await.unwrap_err()));
+        assert!(!lacking.job(&id).await.unwrap().unwrap().is_open);
+    }
+    let job = sealed.job(&id).await.unwrap().unwrap();
+    assert!(job.is_open && job.payload.contains("Succeed"), "{job:?}");
+    let mut storage = FredStorage::<Play>::new(sealed.clone(), WorkerOptions::default());
+    let mut fetched = storage.fetch_by_id(&task).await.unwrap().unwrap();
+    fetched.args = b"\"other\"".to_vec();
+    storage.update(fetched).await.unwrap();
+    let job = sealed.job(&id).await.unwrap().unwrap();
+    assert_eq!((job.payload.as_str(), job.sealed_with.as_deref()), ("\"other\"", Some("new")));
 }

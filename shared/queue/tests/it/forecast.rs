@@ -6,7 +6,7 @@ use apalis_core::{
     error::BoxDynError,
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
-use apalis_fred::{FredStorage, Job, NewJob, WorkerOptions};
+use apalis_fred::{FredStorage, Job, JobContext, NewJob, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::redis::{Server, eventually};
@@ -64,6 +64,44 @@ async fn rates_are_measured_and_foretell_when_a_queue_is_empty_and_how_many_work
     // 10,000 in a minute or less are more than 100 a second, so it never ends, and it takes more workers.
     assert_eq!(busy.drain_in, None);
     assert!(busy.wanted_workers(Duration::from_secs(10)).is_some_and(|wanted| wanted > 5), "{busy:?}");
+    context.stop().unwrap();
+    task.await.unwrap();
+}
+
+async fn sit(_: Nap, context: JobContext) -> Result<(), BoxDynError> {
+    context.cancelled().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_that_run_for_long_keep_their_workers_and_what_a_run_took_is_remembered() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let context = WorkerContext::new("sitter");
+    let options = WorkerOptions { concurrency: 2, cancel_grace: Duration::from_secs(600), ..WorkerOptions::default() };
+    let worker = WorkerBuilder::new(&context).backend(FredStorage::<Nap>::new(queue.clone(), options)).build(sit);
+    let task = tokio::spawn(async move { worker.run().await.unwrap() });
+    let jobs = queue.push_all(naps(2)).await.unwrap();
+    eventually("both run", || async { queue.stats().await.unwrap().running == 2 }).await;
+    // As after a minute: the arrivals are over, no run has ended.
+    let in_10_s = Duration::from_secs(10);
+    let _: i64 = server.command(&["DEL", "aq:{q}:samples"]).await;
+    let busy = queue.forecast().await.unwrap();
+    assert_eq!((busy.backlog, busy.running, busy.arrivals_per_second, busy.mean_run_time), (0, 2, 0.0, None));
+    assert_eq!(busy.wanted_workers(in_10_s), Some(1), "who would stop it stops two jobs");
+    queue.push_all(naps(1)).await.unwrap();
+    assert_eq!(queue.forecast().await.unwrap().wanted_workers(in_10_s), Some(2), "no run time is known");
+    queue.pause().await.unwrap();
+    queue.limit_rate(7.0, 1).await.unwrap();
+    let paused = queue.forecast().await.unwrap();
+    assert_eq!((paused.is_paused, paused.rate_limit, paused.wanted_workers(in_10_s)), (true, Some(7.0), Some(1)));
+    queue.resume().await.unwrap();
+    for job in &jobs {
+        queue.cancel(&job.id).await.unwrap();
+    }
+    eventually("measured", || async { server.command::<i64>(&["HEXISTS", "aq:{q}:stat", "mean_us"]).await == 1 }).await;
+    let _: i64 = server.command(&["DEL", "aq:{q}:samples"]).await;
+    assert!(queue.forecast().await.unwrap().mean_run_time.is_some_and(|run| !run.is_zero()));
     context.stop().unwrap();
     task.await.unwrap();
 }

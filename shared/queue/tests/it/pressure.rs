@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use apalis_fred::{FullReason, JobId, NewJob, Queue, QueueError, QueueOptions, Unique, WorkerOptions};
+use apalis_core::{
+    backend::TaskSink,
+    task::{builder::TaskBuilder, task_id::TaskId},
+};
+use apalis_fred::{FredStorage, FullReason, JobId, NewJob, Queue, QueueError, QueueOptions, Unique, WorkerOptions};
 
 use crate::{
     redis::{Server, eventually},
-    worker::{Act, act, start},
+    worker::{Act, Play, act, start},
 };
+
+/// A time in ms that is no test's past.
+const FAR: &str = "99999999999999";
 
 fn job() -> NewJob {
     act(Act::Succeed, "a")
@@ -68,7 +75,7 @@ async fn bytes_that_wait_are_counted_through_all_that_becomes_of_a_job() {
     assert_eq!(waiting_bytes(&queue).await, both);
     queue.reschedule(&second, Duration::from_secs(3600)).await.unwrap();
     assert_eq!(waiting_bytes(&queue).await, both);
-    let longer = serde_json::to_vec(&crate::worker::Play { act: Act::Hang, label: "longer".into() }).unwrap();
+    let longer = serde_json::to_vec(&Play { act: Act::Hang, label: "longer".into() }).unwrap();
     queue.update_payload(&second, longer.into()).await.unwrap();
     assert_eq!(waiting_bytes(&queue).await, both + 5);
     queue.delete(&first).await.unwrap();
@@ -124,14 +131,73 @@ async fn retry_after_is_when_the_excess_will_have_drained_at_the_measured_rate()
     assert_eq!(full(queue.push_all(ten()).await).1, Duration::from_secs(10), "a guess: nothing is measured");
     // What heartbeats write: jobs that end a second.
     for (rate, seconds) in [("2.000", 5), ("500.0", 1), ("0.010", 300), ("0.000", 300)] {
-        let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain", rate]).await;
+        let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain", rate, "drain_at", FAR]).await;
         assert_eq!(full(queue.push_all(ten()).await).1, Duration::from_secs(seconds), "{rate}");
     }
     let options = QueueOptions { max_latency: Some(Duration::from_secs(3)), ..QueueOptions::default() };
     let queue = server.queue_with("q", options).await;
-    let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain", "2.000", "at", "99999999999999"]).await;
+    let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain", "2.000", "at:play", FAR]).await;
     // 20 at 2 a second wait 10 s, which is 7 s too long.
     let (reason, after) = full(queue.push(job()).await);
     assert_eq!(reason, FullReason::Latency { expected: Duration::from_secs(10), most: Duration::from_secs(3) });
     assert_eq!(after, Duration::from_secs(7));
+}
+
+#[tokio::test]
+async fn a_rate_that_is_not_of_the_last_minute_refuses_nothing_and_one_that_no_job_waits_for_is_forgotten() {
+    let server = Server::start().await;
+    let options = QueueOptions { max_latency: Some(Duration::from_secs(60)), ..QueueOptions::default() };
+    let queue = server.queue_with("q", options).await;
+    // A job that nobody serves, so that something waits.
+    queue.push(NewJob::raw("unheard_of", b"{}".to_vec()).unwrap()).await.unwrap();
+    let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain", "0.010", "drain_at", "1"]).await;
+    assert_eq!(queue.forecast().await.unwrap().drain_per_second, None);
+    queue.push(job()).await.unwrap();
+    let _: i64 = server.command(&["HSET", "aq:{q}:stat", "drain_at", FAR]).await;
+    assert_eq!(queue.forecast().await.unwrap().drain_per_second, Some(0.01));
+    full(queue.push(job()).await);
+    // Its heartbeats find no time over which jobs waited, and then one in which the job that nobody serves did.
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("forgotten", || async { queue.push(job()).await.is_ok() }).await;
+    eventually("measured", || async { queue.forecast().await.unwrap().drain_per_second.is_some() }).await;
+    queue.pause().await.unwrap();
+    let _: i64 = server.command(&["DEL", "aq:{q}:samples"]).await;
+    eventually("a pause is not measured", || async { queue.forecast().await.unwrap().drain_per_second.is_none() })
+        .await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_kind_that_starves_is_late_although_another_is_served_and_a_job_waits_from_when_it_is_available() {
+    let server = Server::start().await;
+    let late = QueueOptions { max_latency: Some(Duration::from_millis(300)), ..QueueOptions::default() };
+    let queue = server.queue_with("q", late).await;
+    let worker = start(&queue, WorkerOptions::default());
+    let starving = || NewJob::raw("unheard_of", b"{}".to_vec()).unwrap();
+    queue.push(starving()).await.unwrap();
+    eventually("one kind is late", || async {
+        eventually("the other is served", || async { queue.push(job()).await.is_ok() }).await;
+        matches!(queue.push(starving()).await, Err(QueueError::Full { .. }))
+    })
+    .await;
+    worker.stop().await;
+    // One that was made in 1970 and is available since now.
+    let patient = QueueOptions { max_latency: Some(Duration::from_secs(600)), ..QueueOptions::default() };
+    let queue = server.queue_with("patient", patient).await;
+    let old = TaskBuilder::new(Play { act: Act::Succeed, label: "old".into() })
+        .task_id(TaskId::from_ulid(ulid::Ulid::from_parts(1, 1)))
+        .build();
+    FredStorage::<Play>::new(queue.clone(), WorkerOptions::default()).push_task(old).await.unwrap();
+    queue.push(job()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_count_of_bytes_that_went_wrong_is_never_below_none() {
+    let server = Server::start().await;
+    let queue = server.queue_with("q", QueueOptions { max_bytes: Some(100), ..QueueOptions::default() }).await;
+    queue.push(job()).await.unwrap();
+    let _: i64 = server.command(&["HSET", "aq:{q}:stat", "bytes", "-1000000"]).await;
+    assert_eq!(waiting_bytes(&queue).await, 0);
+    let (reason, _) = full(queue.push(NewJob::raw("play", vec![b'x'; 3_000]).unwrap()).await);
+    assert_eq!(reason, FullReason::Bytes { waiting: 0, most: 100 });
 }

@@ -126,6 +126,21 @@ async fn a_worker_is_not_kept_busy_by_jobs_it_cannot_run() {
 }
 
 #[tokio::test]
+async fn jobs_that_are_handed_back_leave_a_limited_queue_its_rate() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.limit_rate(0.001, 3).await.unwrap();
+    queue.push_all((0..3).map(|_| NewJob::new(&New::Size { size: [1, 1] }).unwrap()).collect()).await.unwrap();
+    let ran = Arc::new(AtomicU32::new(0));
+    let worker = start_old(&queue, &ran);
+    eventually("all handed back", || async { queue.stats().await.unwrap().scheduled == 3 }).await;
+    // At a job every 16 minutes these would wait for as long, had the others spent what there was.
+    queue.push_all((0..3).map(|_| NewJob::new(&Old { width: 1 }).unwrap()).collect()).await.unwrap();
+    eventually("the usual ones ran", || async { ran.load(Ordering::Relaxed) == 3 }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn the_new_worker_runs_old_jobs_and_what_apalis_pushes_has_the_version_of_its_type() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
