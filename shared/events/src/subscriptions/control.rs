@@ -1,7 +1,7 @@
 //! Subscribing, unsubscribing, and checking on the connection. The only task that sends on it, so the order of commands is certain.
 
 use super::{Audit, Shared, Todo, entry::Entry, entry::Verdict, heal};
-use crate::EventError;
+use crate::{ChannelName, EventError, Position};
 use fred::{
     interfaces::{ClientLike, EventInterface, PubsubInterface},
     types::{ClusterHash, CustomCommand, Value},
@@ -15,10 +15,11 @@ use std::{
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
-/// Channels per SUBSCRIBE: one command's worth that Redis answers without being held up.
+/// Channels looked after in one go: one SUBSCRIBE's worth that Redis answers without being held up, their positions read in one pipeline. New
+/// channels wait for no more than that.
 const CHUNK: usize = 512;
-/// Positions read at the same time, pipelined on the broker's connection.
-const READS_IN_FLIGHT: usize = 256;
+/// In a cluster, how long one channel may hold up the others of its chunk: it is on a shard that does not answer, and is tried again.
+const SHARD_PATIENCE: Duration = Duration::from_secs(2);
 /// Channels that heal at the same time.
 const HEALS_IN_FLIGHT: usize = 64;
 /// In a cluster, shards move and fail over without this client's connection being cut: every so many probes, all is subscribed and compared anew.
@@ -29,8 +30,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut reconnects = shared.client.reconnect_rx();
     let mut moves = shared.client.cluster_change_rx();
     let mut probes = 0_u32;
-    let mut heals = JoinSet::new();
-    let permits = Arc::new(Semaphore::new(HEALS_IN_FLIGHT));
+    let mut heals = Heals::new(shared.clone());
+    let mut auditing = Auditing::default();
     let mut next_probe = Instant::now() + shared.options.probe_interval;
     loop {
         tokio::select! {
@@ -50,95 +51,164 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     shared.ask_audit(Audit::Resubscribe);
                 }
             }
-            Some(_) = heals.join_next() => continue,
+            Some(_) = heals.tasks.join_next() => continue,
         }
-        let todo = std::mem::take(&mut *shared.todo.lock());
-        for entry in todo.heal.iter().cloned() {
-            spawn_heal(&shared, &mut heals, &permits, entry);
+        let mut todo = std::mem::take(&mut *shared.todo.lock());
+        for entry in todo.heal.drain(..) {
+            heals.start(entry);
         }
-        match serve(&shared, &todo).await {
-            Ok(ill) => {
-                for entry in ill {
-                    spawn_heal(&shared, &mut heals, &permits, entry);
-                }
+        auditing.begin(&shared, todo.audit);
+        let failed = serve(&shared, &mut todo, &mut auditing, &mut heals).await;
+        let has_more = !todo.subscribe.is_empty() || !auditing.left.is_empty();
+        if let Some(error) = failed {
+            tracing::warn!(%error, "failed to change subscriptions, trying again");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        if has_more {
+            // Behind those that were asked for meanwhile.
+            shared.ask(|next| next.subscribe.append(&mut todo.subscribe));
+        }
+    }
+}
+
+/// The channels that are being read from their streams.
+struct Heals {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+    permits: Arc<Semaphore>,
+}
+
+impl Heals {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, tasks: JoinSet::new(), permits: Arc::new(Semaphore::new(HEALS_IN_FLIGHT)) }
+    }
+
+    fn start(&mut self, entry: Arc<Entry>) {
+        let (shared, permits) = (self.shared.clone(), self.permits.clone());
+        self.tasks.spawn(async move {
+            // Never closed; an error would only mean that the process is ending.
+            if let Ok(_permit) = permits.acquire().await {
+                heal::run(shared, entry).await;
             }
-            Err(error) => {
-                tracing::warn!(%error, "failed to change subscriptions, trying again");
-                // What was to be unsubscribed is forgotten: at worst messages come that nobody wants.
-                shared.todo.lock().put_back(todo);
-                tokio::time::sleep(RETRY_PAUSE).await;
-                shared.wake.notify_one();
-            }
-        }
+        });
     }
 }
 
-impl Todo {
-    fn put_back(&mut self, undone: Todo) {
-        self.subscribe.extend(undone.subscribe);
-        self.audit = self.audit.max(undone.audit);
-    }
+/// An audit under way. It goes on chunk by chunk, so that new channels need not wait for the end of it.
+#[derive(Default)]
+struct Auditing {
+    left: Vec<Arc<Entry>>,
+    subscribes: bool,
 }
 
-fn spawn_heal(shared: &Arc<Shared>, heals: &mut JoinSet<()>, permits: &Arc<Semaphore>, entry: Arc<Entry>) {
-    let (shared, permits) = (shared.clone(), permits.clone());
-    heals.spawn(async move {
-        // Never closed; an error would only mean that the process is ending.
-        if let Ok(_permit) = permits.acquire().await {
-            heal::run(shared, entry).await;
-        }
-    });
-}
-
-/// Does what was asked; returns the channels that turned out to have missed something.
-async fn serve(shared: &Arc<Shared>, todo: &Todo) -> Result<Vec<Arc<Entry>>, EventError> {
-    let mut ill = Vec::new();
-    let gone = detach(shared, todo);
-    for chunk in gone.chunks(CHUNK) {
-        unsubscribe(shared, chunk).await.map_err(EventError::redis("unsubscribe"))?;
-    }
-    let mut to_compare = Vec::new();
-    if let Some(audit) = todo.audit {
-        to_compare = shared.channels.lock().values().cloned().collect();
+impl Auditing {
+    /// All over again: what was looked at before may have changed since.
+    fn begin(&mut self, shared: &Shared, audit: Option<Audit>) {
+        let Some(audit) = audit else { return };
+        // What was left of the last one is among them.
+        self.subscribes = audit == Audit::Resubscribe || (self.subscribes && !self.left.is_empty());
+        self.left = shared.channels.lock().values().cloned().collect();
         if audit == Audit::Resubscribe {
-            tracing::info!(channels = to_compare.len(), "the subscriber connection is new, subscribing again");
-            subscribe(shared, &to_compare).await?;
+            tracing::info!(channels = self.left.len(), "the subscriber connection is new, subscribing again");
         }
     }
-    let wanted: Vec<Arc<Entry>> = todo.subscribe.iter().filter(|entry| entry.is_wanted()).cloned().collect();
-    subscribe(shared, &wanted).await?;
+}
 
-    let mut started = stream::iter(wanted)
-        .map(|entry| async {
-            let position = shared.broker.position(entry.channel()).await?;
-            Ok::<_, EventError>((entry.start_at(position), entry))
-        })
-        .buffer_unordered(READS_IN_FLIGHT);
-    while let Some(started) = started.next().await {
-        if let (Verdict::Heal, entry) = started? {
-            ill.push(entry);
+/// Does a chunk of what was asked. What is left, and what failed, stays in `todo` and `auditing`; the first error is returned.
+async fn serve(shared: &Shared, todo: &mut Todo, auditing: &mut Auditing, heals: &mut Heals) -> Option<EventError> {
+    let gone = detach(shared, todo);
+    // What could not be unsubscribed is forgotten: at worst messages come that nobody wants.
+    let mut first_error = unsubscribe(shared, gone).await.err();
+
+    let wanted = next_chunk(&mut todo.subscribe);
+    let (read, failed) = positions(shared, wanted, true).await;
+    for (entry, _, position) in read {
+        if entry.start_at(position) == Verdict::Heal {
+            heals.start(entry);
         }
     }
-    let mut compared = stream::iter(to_compare)
-        .map(|entry| async {
-            let before = entry.last();
-            let end = shared.broker.position(entry.channel()).await?;
-            Ok::<_, EventError>((entry.compare(&before, &end), entry))
-        })
-        .buffer_unordered(READS_IN_FLIGHT);
-    while let Some(compared) = compared.next().await {
-        if let (Verdict::Heal, entry) = compared? {
-            ill.push(entry);
+    first_error = first_error.or(failed.error);
+    todo.subscribe.extend(failed.entries);
+
+    let audited = next_chunk(&mut auditing.left);
+    let (read, failed) = positions(shared, audited, auditing.subscribes).await;
+    for (entry, before, end) in read {
+        if entry.compare(&before, &end) == Verdict::Heal {
+            heals.start(entry);
         }
     }
-    Ok(ill)
+    auditing.left.extend(failed.entries);
+    first_error.or(failed.error)
+}
+
+/// Takes up to [`CHUNK`] channels that somebody still wants.
+fn next_chunk(entries: &mut Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    entries.retain(|entry| entry.is_wanted());
+    entries.drain(..entries.len().min(CHUNK)).collect()
+}
+
+/// Channels that something went wrong with.
+#[derive(Default)]
+struct Failed {
+    entries: Vec<Arc<Entry>>,
+    /// The first of their errors.
+    error: Option<EventError>,
+}
+
+/// Where each channel stands: what was told before its stream was read, and the stream's end. With `subscribes`, each is subscribed first. A
+/// channel that fails takes no other along.
+async fn positions(
+    shared: &Shared,
+    entries: Vec<Arc<Entry>>,
+    subscribes: bool,
+) -> (Vec<(Arc<Entry>, Position, Position)>, Failed) {
+    let is_clustered = shared.client.is_clustered();
+    if subscribes
+        && !is_clustered
+        && let Err(error) = subscribe(shared, &entries).await
+    {
+        return (Vec::new(), Failed { entries, error: Some(error) });
+    }
+    let mut read = Vec::with_capacity(entries.len());
+    let mut failed = Failed::default();
+    let mut readings = stream::iter(entries)
+        .map(|entry| async move {
+            let reading = async {
+                if subscribes && is_clustered {
+                    subscribe_in_shard(shared, entry.channel()).await?;
+                }
+                let before = entry.last();
+                Ok((before, shared.broker.position(entry.channel()).await?))
+            };
+            let limited = async {
+                if is_clustered {
+                    let timeout = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
+                    tokio::time::timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(timeout)
+                } else {
+                    // There is one Redis, and the client's own limit.
+                    reading.await
+                }
+            };
+            (limited.await, entry.clone())
+        })
+        .buffer_unordered(CHUNK);
+    while let Some((outcome, entry)) = readings.next().await {
+        match outcome {
+            Ok((before, end)) => read.push((entry, before, end)),
+            Err(error) => {
+                failed.entries.push(entry);
+                failed.error.get_or_insert(error);
+            }
+        }
+    }
+    (read, failed)
 }
 
 /// Takes listeners away; returns the channels that nobody listens to any more.
-fn detach(shared: &Shared, todo: &Todo) -> Vec<String> {
+fn detach(shared: &Shared, todo: &mut Todo) -> Vec<String> {
     let mut gone = Vec::new();
-    for (entry, id) in &todo.detach {
-        entry.remove_listener(*id);
+    for (entry, id) in todo.detach.drain(..) {
+        entry.remove_listener(id);
         let mut channels = shared.channels.lock();
         if entry.release() {
             channels.remove(entry.channel());
@@ -148,48 +218,53 @@ fn detach(shared: &Shared, todo: &Todo) -> Vec<String> {
     gone
 }
 
-async fn unsubscribe(shared: &Shared, channels: &[String]) -> Result<(), fred::error::Error> {
-    if !shared.client.is_clustered() {
-        return shared.client.unsubscribe(channels.to_vec()).await;
+async fn unsubscribe(shared: &Shared, channels: Vec<String>) -> Result<(), EventError> {
+    let mut outcome = Ok(());
+    if shared.client.is_clustered() {
+        let mut done = stream::iter(channels)
+            .map(|channel| async move {
+                // One that is not answered for is as good as forgotten.
+                let unsubscribing = shared.client.sunsubscribe(channel);
+                tokio::time::timeout(SHARD_PATIENCE, unsubscribing).await.unwrap_or(Ok(()))
+            })
+            .buffer_unordered(CHUNK);
+        while let Some(done) = done.next().await {
+            outcome = outcome.and(done);
+        }
+    } else {
+        for chunk in channels.chunks(CHUNK) {
+            outcome = outcome.and(shared.client.unsubscribe(chunk.to_vec()).await);
+        }
     }
-    for channel in channels {
-        shared.client.sunsubscribe(channel.as_str()).await?;
-    }
-    Ok(())
+    outcome.map_err(EventError::redis("unsubscribe"))
 }
 
 /// Subscribes, and returns once Redis has done so.
 async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
-    if shared.client.is_clustered() {
-        return subscribe_in_shards(shared, entries).await;
+    if entries.is_empty() {
+        return Ok(());
     }
-    for chunk in entries.chunks(CHUNK) {
-        let names: Vec<String> = chunk.iter().map(|entry| entry.channel().to_string()).collect();
-        shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
-    }
-    if !entries.is_empty() {
-        barrier(shared).await?;
-    }
-    Ok(())
+    let names: Vec<String> = entries.iter().map(|entry| entry.channel().to_string()).collect();
+    shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
+    barrier(shared).await
 }
 
-/// Subscribes on the shard that each channel's keys are on. One after the other, as a cluster may redirect each; the client waits for every answer.
-async fn subscribe_in_shards(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
-    for entry in entries {
-        let channel = entry.channel().as_str();
-        shared.client.ssubscribe(channel).await.map_err(EventError::redis("subscribe"))?;
-        // The shard may have moved meanwhile; only the one that has the subscriber also has what is published next.
-        let count: HashMap<String, u64> = shared
-            .client
-            .custom(
-                CustomCommand::new_static("PUBSUB", ClusterHash::Custom(redis_keyslot(channel.as_bytes())), false),
-                vec!["SHARDNUMSUB", channel],
-            )
-            .await
-            .map_err(EventError::redis("confirm a subscription"))?;
-        if count.get(channel).is_none_or(|count| *count == 0) {
-            return Err(EventError::Corrupt("confirm a subscription"));
-        }
+/// Subscribes on the shard that the channel's keys are on.
+async fn subscribe_in_shard(shared: &Shared, channel: &ChannelName) -> Result<(), EventError> {
+    let channel = channel.as_str();
+    shared.client.ssubscribe(channel).await.map_err(EventError::redis("subscribe"))?;
+    // Behind it on the same connection, so its answer comes once the subscription is made. It tells that the shard has a subscriber, though not
+    // that it is this process: where the channel moved between the two and others listen to it too, the next audit subscribes again.
+    let count: HashMap<String, u64> = shared
+        .client
+        .custom(
+            CustomCommand::new_static("PUBSUB", ClusterHash::Custom(redis_keyslot(channel.as_bytes())), false),
+            vec!["SHARDNUMSUB", channel],
+        )
+        .await
+        .map_err(EventError::redis("confirm a subscription"))?;
+    if count.get(channel).is_none_or(|count| *count == 0) {
+        return Err(EventError::Corrupt("confirm a subscription"));
     }
     Ok(())
 }

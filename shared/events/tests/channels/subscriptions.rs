@@ -2,7 +2,7 @@ use crate::{
     broker, channel,
     redis::{PATIENCE, Redis},
 };
-use fred::interfaces::{ClientLike, PubsubInterface};
+use fred::interfaces::{ClientLike, KeysInterface, PubsubInterface};
 use fred::types::{ClusterHash, CustomCommand};
 use oneiro_events::{Broker, BrokerOptions, Event, Publication, Subscription, Subscriptions, SubscriptionsOptions};
 
@@ -239,4 +239,35 @@ async fn a_reader_that_lags_is_told_of_the_gap_and_goes_on() {
     broker.publish(&name, b"11").await.unwrap();
     assert_eq!(number(&next_publication(&mut slow).await), 11);
     assert_eq!(number(&next_publication(&mut quick).await), 11);
+}
+
+#[tokio::test]
+async fn one_channel_that_cannot_be_read_keeps_no_other_from_healing() {
+    let redis = Redis::start().await;
+    let broker = broker(&redis).await;
+    let subscriber = redis.subscriber().await;
+    let options = SubscriptionsOptions { attach_timeout: PATIENCE, ..SubscriptionsOptions::default() };
+    let subscriptions = Subscriptions::start(subscriber.clone(), broker.clone(), options);
+    let names: Vec<_> = (0..40).map(|n| channel(&format!("user_{n}"))).collect();
+    let mut readers =
+        futures::future::try_join_all(names.iter().map(|name| subscriptions.subscribe(name))).await.unwrap();
+    // Behind the back of the subscriptions: what is published now is lost to pub/sub.
+    subscriber.unsubscribe(names.iter().map(ToString::to_string).collect::<Vec<_>>()).await.unwrap();
+    subscriber.ping::<String>(None).await.unwrap();
+    for name in &names {
+        broker.publish(name, b"1").await.unwrap();
+    }
+    let (client, meta) = (redis.client().await, format!("{}:m:{{user_20}}", broker.options().key_prefix));
+    client.rename::<(), _, _>(&meta, "aside").await.unwrap();
+    client.set::<(), _, _>(&meta, "not a hash", None, None, false).await.unwrap();
+    subscriber.force_reconnection().await.unwrap();
+    for (n, reader) in readers.iter_mut().enumerate().filter(|(n, _)| *n != 20) {
+        assert_eq!(number(&next_publication(reader).await), 1, "user_{n}");
+    }
+    // Others join meanwhile, and the sick one is not forgotten.
+    let mut late = subscriptions.subscribe(&channel("late")).await.unwrap();
+    broker.publish(&channel("late"), b"2").await.unwrap();
+    assert_eq!(number(&next_publication(&mut late).await), 2);
+    client.rename::<(), _, _>("aside", &meta).await.unwrap();
+    assert_eq!(number(&next_publication(&mut readers[20]).await), 1);
 }
