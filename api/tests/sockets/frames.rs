@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// An upgraded connection without a library.
-async fn upgrade(addr: SocketAddr, path: &str) -> TcpStream {
+pub(crate) async fn upgrade(addr: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -33,7 +33,7 @@ async fn upgrade(addr: SocketAddr, path: &str) -> TcpStream {
 }
 
 /// A masked frame; the mask of zeros leaves the payload readable.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     match payload.len() {
         len @ 0..=125 => out.push(0x80 | u8::try_from(len).unwrap()),
@@ -52,7 +52,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The next frame's first byte and payload.
-async fn read(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+pub(crate) async fn read(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let reading = async {
         let first = stream.read_u8().await.unwrap();
         let len = match stream.read_u8().await.unwrap() {
@@ -67,7 +67,7 @@ async fn read(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     tokio::time::timeout(PATIENCE, reading).await.expect("a frame in time")
 }
 
-async fn close_code(stream: &mut TcpStream) -> u16 {
+pub(crate) async fn close_code(stream: &mut TcpStream) -> u16 {
     loop {
         if let (0x88, payload) = read(stream).await {
             return u16::from_be_bytes([payload[0], payload[1]]);

@@ -5,12 +5,15 @@
 mod redis;
 
 mod client;
+mod contract;
 mod deadline;
 mod dream;
 mod frames;
+mod hostile;
 mod list;
 mod node;
 mod notifications;
 mod positions;
 mod presence;
 mod rest;
+mod wire;

@@ -60,6 +60,8 @@ export interface CustomEventFrame extends Positioned {
   /** The `type` that it was published with. */
   readonly name: string;
   readonly data: unknown;
+  /** When it was published over HTTP or by the operator's program, ISO 8601 in UTC. */
+  readonly timestamp?: string;
 }
 
 /** Answers `history`: the newest events of a channel, oldest first. */
@@ -123,11 +125,12 @@ export const EXTENSION_CHECKS: FrameChecks<ExtensionServerFrame | HistoryFrame<u
 /** An unknown type that carries `data` is somebody's own event; anything else is not understood. */
 export function customEvent(frame: JsonObject): CustomEventFrame | null {
   if (!("data" in frame) || !isString(frame["type"]) || !hasPosition(frame)) return null;
-  const { type: name, data, channel, epoch, seq } = frame as JsonObject & { readonly type: string } & Positioned;
+  const { type: name, data, timestamp, channel, epoch, seq } = frame as JsonObject & { readonly type: string } & Positioned;
   return {
     type: "custom",
     name,
     data,
+    ...(isString(timestamp) && { timestamp }),
     ...(channel !== undefined && { channel }),
     ...(epoch !== undefined && { epoch }),
     ...(seq !== undefined && { seq }),
