@@ -61,13 +61,9 @@ impl Queue {
             .map_or_else(|| "no error was noted".to_owned(), |e| format!("its last error is: {}", e.message));
         let reasons = match job.state {
             State::Scheduled => {
+                // Also where a worker handed it back: it is looked at again when it is due.
                 let mut reasons = self.what_workers_lack(&job, &self.workers_of(&job).await?);
-                let due = until(job.due_at);
-                reasons.push(if reasons.is_empty() {
-                    format!("it is scheduled and due in {due}")
-                } else {
-                    format!("it was handed back and is looked at again in {due}")
-                });
+                reasons.push(format!("it is scheduled and due in {}", until(job.due_at)));
                 reasons.extend(self.live().await?.paused());
                 reasons
             }
@@ -159,17 +155,23 @@ impl Queue {
         Ok(self.workers().await?.into_iter().filter(|worker| worker.kind == job.kind && !worker.is_late).collect())
     }
 
-    /// What the job needs and none of these workers has.
+    /// What the job needs and none of these workers of its kind has.
     fn what_workers_lack(&self, job: &JobRecord, workers: &[WorkerRecord]) -> Vec<String> {
-        let mut lacks = Vec::new();
-        if !workers.is_empty() && workers.iter().all(|worker| worker.version < job.version) {
-            lacks.push(format!("it needs a worker that knows version {} of kind {}", job.version, job.kind));
+        let (kind, version) = (&job.kind, job.version);
+        if workers.is_empty() {
+            return vec![format!("no living worker serves kind {kind}")];
         }
-        if let Some(key) = &job.sealed_with
-            && !workers.is_empty()
-            && workers.iter().all(|worker| !worker.keys.contains(key))
-        {
-            lacks.push(format!("its payload is sealed and no worker of kind {} has key {key}", job.kind));
+        let mut lacks = Vec::new();
+        if workers.iter().all(|worker| worker.version < version) {
+            lacks.push(format!("it needs a worker that knows version {version} of kind {kind}"));
+        }
+        if let Some(key) = &job.sealed_with {
+            let has_key = |worker: &WorkerRecord| worker.keys.contains(key);
+            if !workers.iter().any(has_key) {
+                lacks.push(format!("its payload is sealed and no worker of kind {kind} has key {key}"));
+            } else if lacks.is_empty() && !workers.iter().any(|worker| worker.version >= version && has_key(worker)) {
+                lacks.push(format!("no worker of kind {kind} both knows version {version} and has key {key}"));
+            }
         }
         lacks
     }
@@ -180,11 +182,10 @@ impl Queue {
         reasons.extend(live.paused());
         let workers = self.workers_of(job).await?;
         reasons.extend(self.what_workers_lack(job, &workers));
-        if workers.is_empty() {
-            reasons.push(format!("no living worker serves kind {}", job.kind));
-        } else if workers.iter().all(|w| w.is_quiet) {
+        let has_workers = !workers.is_empty();
+        if has_workers && workers.iter().all(|w| w.is_quiet) {
             reasons.push(format!("all {} workers of kind {} are quiet", workers.len(), job.kind));
-        } else if workers.iter().all(|w| w.is_quiet || w.is_full) {
+        } else if has_workers && workers.iter().all(|w| w.is_quiet || w.is_full) {
             reasons.push(format!("all {} workers of kind {} are busy", workers.len(), job.kind));
         }
         let stuck = workers.iter().filter(|w| matches!(w.health, Health::Stuck { .. })).count();

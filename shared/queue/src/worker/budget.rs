@@ -34,13 +34,19 @@ impl Budget {
     /// Takes what a queue may claim now, while `held` jobs are held by all; `is_hungry` says whether it knows of work. One that
     /// does not gets what nobody else wants. Also tells which other queues have slots waiting for them.
     ///
+    /// Calls under way never fill the last slots of a worker, one for each queue that makes none (but one slot may always be taken):
+    /// should they hang, it has something to go on with until they are given up.
+    ///
     /// Every call is followed by [`done`](Self::done).
     pub(crate) fn take(&self, at: usize, is_hungry: bool, held: usize) -> (usize, Vec<usize>) {
         let mut seats = self.seats.lock();
         seats[at].is_hungry = is_hungry;
         let left = self.share_out(&mut seats, held);
+        let others = || seats.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, seat)| seat.taken);
+        // A slot that is kept for a queue without a call counts as much as one that a call may fill.
+        let most = self.room.saturating_sub(others().map(|taken| taken.max(1)).sum()).max(1);
         let seat = &mut seats[at];
-        seat.taken = std::mem::take(&mut seat.granted) + if is_hungry { 0 } else { left };
+        seat.taken = (std::mem::take(&mut seat.granted) + if is_hungry { 0 } else { left }).min(most);
         (seat.taken, waiting(&seats, at))
     }
 
@@ -125,7 +131,9 @@ mod tests {
     fn the_share_of_a_queue_without_work_goes_to_the_others() {
         let budget = Budget::new(10, [9, 1].into_iter());
         assert!(budget.done(1, true, 0).is_empty());
-        assert_eq!(budget.take(1, true, 0), (10, vec![]));
+        assert_eq!(budget.take(1, true, 0), (9, vec![]));
+        assert!(budget.done(1, true, 9).is_empty());
+        assert_eq!(budget.take(1, true, 9), (1, vec![]));
         assert!(budget.done(1, true, 10).is_empty());
         // A queue that knows of no work gets nothing while another waits for slots.
         assert_eq!(budget.take(0, false, 10), (0, vec![]));
@@ -150,6 +158,22 @@ mod tests {
             budget.done(1, true, 5);
         }
         assert!(of_other >= 5, "{first} {of_other}");
+    }
+
+    #[test]
+    fn a_call_that_hangs_leaves_a_slot_to_each_other_queue_that_gets_work_meanwhile() {
+        let budget = Budget::new(10, [1, 1, 1].into_iter());
+        let (hanging, _) = budget.take(0, true, 0);
+        assert_eq!(hanging, 8, "it alone is hungry");
+        let mut others = 0;
+        for at in [1, 2] {
+            let (want, _) = budget.take(at, true, others);
+            assert_eq!(want, 1);
+            others += want;
+            budget.done(at, false, others);
+        }
+        let small = Budget::new(1, [1, 1].into_iter());
+        assert_eq!(small.take(0, true, 0).0, 1);
     }
 
     #[test]

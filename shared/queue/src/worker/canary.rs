@@ -34,7 +34,7 @@ pub enum Health {
     Quiet,
     /// It should do something and does not: its fetch task stands still, jobs wait and it has room but takes none, it leaves jobs that
     /// it fetched unstarted, or every slot is held by a job that runs longer than [`WorkerOptions::stuck_after`] or its own timeout
-    /// allows. In [`Queue::workers`](crate::Queue::workers) also a worker whose signs of life have stopped.
+    /// allows. A worker that waits for Redis is not stuck. In [`Queue::workers`](crate::Queue::workers) also a worker whose signs of life have stopped.
     ///
     /// [`WorkerOptions::stuck_after`]: crate::WorkerOptions::stuck_after
     Stuck {
@@ -83,6 +83,18 @@ impl Pulse {
     /// The fetch task went round once.
     pub(crate) fn turn(&self) {
         self.turned.set(self.start);
+    }
+
+    /// Waits for something that takes as long as Redis is away, which is no standstill: the fetch task still turns.
+    pub(crate) async fn turn_during<T>(&self, wait: impl Future<Output = T>) -> T {
+        const TURN: Duration = Duration::from_millis(500);
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            self.turn();
+            if let Ok(done) = tokio::time::timeout(TURN, &mut wait).await {
+                return done;
+            }
+        }
     }
 
     /// It claimed jobs.

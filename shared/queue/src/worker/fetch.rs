@@ -1,7 +1,8 @@
 //! The task that keeps a worker fed: one round trip settles what ended and claims what is next.
 //!
 //! A worker of several queues has a [`Fetcher`] for each, all in this one task; they share the worker's slots by its
-//! [`Budget`](super::budget::Budget) and nothing else, so trouble with one queue holds up no other.
+//! [`Budget`](super::budget::Budget) and nothing else. A call that hangs keeps the slots that it may fill until it is given up (10 s); the
+//! budget sees to it that they are never all of the worker's, unless it has only one. Otherwise trouble with one queue holds up no other.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -75,7 +76,8 @@ pub(crate) async fn run(shared: Arc<Shared>, check: Option<Check>) {
 
 async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
     let source = shared.sources[at].queue.client().clone();
-    let (client, waiting) = (connected(&source).await, connected(&source).await);
+    let connecting = async { (connected(&source).await, connected(&source).await) };
+    let (client, waiting) = shared.sources[at].pulse.turn_during(connecting).await;
     let calls = client.with_options(&Options {
         max_attempts: scripts::writes(&client),
         timeout: Some(PATIENCE),
@@ -113,7 +115,8 @@ impl Fetcher {
                 if self.is_over() {
                     return;
                 }
-                self.register().await;
+                let shared = Arc::clone(&self.shared);
+                shared.sources[self.at].pulse.turn_during(self.register()).await;
             }
             self.mind_the_stop();
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
@@ -258,7 +261,8 @@ impl Fetcher {
             can_run: self.can_run,
         };
         let args = step::arguments(&step, &settled);
-        let reply = match scripts::run(&self.calls, &scripts::STEP, source.queue.prefix(), args).await {
+        let call = scripts::run(&self.calls, &scripts::STEP, source.queue.prefix(), args);
+        let reply = match source.pulse.turn_during(call).await {
             Ok(reply) => step::read(reply),
             Err(error) => Err(error),
         };
@@ -267,7 +271,7 @@ impl Fetcher {
             Err(error) => {
                 // Should the call have arrived after all, their time is counted; it must not be twice.
                 self.unsettled.splice(0..0, settled.into_iter().map(|finish| Finish { ran: Duration::ZERO, ..finish }));
-                self.recover(&error).await;
+                source.pulse.turn_during(self.recover(&error)).await;
                 return;
             }
         };
@@ -285,7 +289,7 @@ impl Fetcher {
             Status::Unknown => source.number.store(0, Ordering::Release),
             Status::Stale => {
                 self.is_hungry = true;
-                self.reconcile_until_done().await;
+                source.pulse.turn_during(self.reconcile_until_done()).await;
             }
         }
     }

@@ -64,6 +64,8 @@ async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
         });
         if let Err(error) = sign_of_life(&shared, at, &calls).await {
             tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
+            // A queue out of reach offers nothing.
+            source.pulse.offer(false);
             renew_after(&client, &error).await;
             tokio::time::sleep(interval / 2).await;
             continue;

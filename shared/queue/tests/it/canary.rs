@@ -116,3 +116,26 @@ async fn a_worker_that_died_is_told_as_stuck_since_its_last_sign_of_life() {
     let _: i64 = server.command(&["ZADD", "aq:{q}:workers", "1", "7"]).await;
     assert_eq!(health(&queue).await, Some(Health::Stuck { since_ms: 1234 }));
 }
+
+#[tokio::test]
+async fn a_worker_that_waits_for_redis_is_not_stuck() {
+    let mut server = Server::start().await;
+    let queue = server.queue("q").await;
+    let canary = Canary::default();
+    let stuck_after = Duration::from_secs(4);
+    let options = || WorkerOptions { stuck_after, canary: canary.clone(), ..WorkerOptions::default() };
+    let before = start(&queue, options());
+    eventually("registered", || async { !queue.workers().await.unwrap().is_empty() }).await;
+    server.kill();
+    // One loses its connection, the other never had one.
+    let after = start(&queue, options());
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < stuck_after * 2 {
+        assert_eq!(canary.stuck(), None);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.launch().await;
+    eventually("both are back", || async { queue.workers().await.is_ok_and(|workers| workers.len() == 2) }).await;
+    before.stop().await;
+    after.stop().await;
+}
