@@ -21,11 +21,10 @@ use tokio::sync::OnceCell;
 struct Member {
     conn: Arc<Conn>,
     encoding: Encoding,
-    /// Stored events up to here are not delivered: the session has sent them, or is about to read them. [`HELD`]: none yet.
-    skip_until: u64,
+    /// Stored events of its epoch up to here are not delivered: the session has sent them. `None`: none at all yet, as the session is about to
+    /// read them.
+    sent: Option<Position>,
 }
-
-const HELD: u64 = u64::MAX;
 
 struct Topic {
     channel: ChannelName,
@@ -87,6 +86,15 @@ impl Places {
         self.taken.iter().flatten()
     }
 
+    /// Has everything behind `end` delivered again, whoever has been sent what stood there before.
+    fn rewind(&mut self, end: &Position) {
+        for sent in self.taken.iter_mut().flatten().filter_map(|member| member.sent.as_mut()) {
+            if sent.epoch == end.epoch && sent.offset > end.offset {
+                *sent = end.clone();
+            }
+        }
+    }
+
     fn len(&self) -> usize {
         self.taken.len() - self.free.len()
     }
@@ -115,6 +123,7 @@ struct Prepared<'a> {
 impl Topic {
     fn dispatch(&self, events: &[Event]) {
         let mut state = self.state.lock();
+        let mut deliveries = 0_u64;
         let mut prepared = Vec::with_capacity(events.len());
         for event in events {
             match event {
@@ -133,34 +142,44 @@ impl Topic {
                     });
                 }
                 Event::Gap(gap) => {
+                    deliveries += self.deliver(&state, &mut prepared);
                     state.last = gap.to.clone();
+                    if gap.to.epoch == gap.from.epoch && gap.to.offset < gap.from.offset {
+                        // Redis lost the end of the stream: the same offsets come again, with other events.
+                        state.members.rewind(&gap.to);
+                    }
                     for member in state.members.iter() {
                         member.conn.outbox.signal_gap(&self.channel);
                     }
                 }
             }
         }
+        deliveries += self.deliver(&state, &mut prepared);
+        self.hub.deliveries.increment(deliveries);
+    }
+
+    /// Hands events to those who are to have them, and takes them off the list. How many frames that made.
+    fn deliver(&self, state: &TopicState, prepared: &mut Vec<Prepared<'_>>) -> u64 {
         let mut deliveries = 0_u64;
         for member in state.members.iter() {
             let frames = prepared.iter_mut().filter_map(|event| event.frame_for(member));
             member.conn.outbox.push_all(frames.inspect(|_| deliveries += 1));
         }
-        self.hub.deliveries.increment(deliveries);
-        for event in &prepared {
+        for event in prepared.drain(..) {
             self.hub.records.message_out(event.publication, event.parsed.r#type(), state.members.len());
         }
+        deliveries
     }
 }
 
 impl Prepared<'_> {
     fn frame_for(&mut self, member: &Member) -> Option<Frame> {
-        let is_sent_already = match &self.publication.position {
-            Some(position) => member.skip_until != HELD && position.offset <= member.skip_until,
-            None => false,
+        let is_skipped = match (&self.publication.position, &member.sent) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(position), Some(sent)) => position.offset <= sent.offset && position.epoch == sent.epoch,
         };
-        let is_held = member.skip_until == HELD && self.publication.position.is_some();
-        if is_sent_already
-            || is_held
+        if is_skipped
             || !member.conn.hears(self.kind)
             || (self.author.is_some() && self.author.as_deref() == member.conn.user().map(UserId::as_str))
         {
@@ -223,7 +242,7 @@ impl Hub {
             })
             .await?;
         let mut state = topic.state.lock();
-        membership.place = Some(state.members.put(Member { conn: conn.clone(), encoding, skip_until: HELD }));
+        membership.place = Some(state.members.put(Member { conn: conn.clone(), encoding, sent: None }));
         let last = state.last.clone();
         drop(state);
         Ok((membership, last))
@@ -273,10 +292,8 @@ impl Membership {
         if is_comparable && state.last.offset > sent.offset {
             return false;
         }
-        let skip_until =
-            if state.last.epoch == sent.epoch || state.last == Position::origin() { sent.offset } else { 0 };
         if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
-            member.skip_until = skip_until;
+            member.sent = Some(sent.clone());
         }
         true
     }
@@ -286,7 +303,7 @@ impl Membership {
         let mut state = self.topic.state.lock();
         let last = state.last.clone();
         if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
-            member.skip_until = last.offset;
+            member.sent = Some(last.clone());
         }
         last
     }
