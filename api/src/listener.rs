@@ -62,7 +62,7 @@ struct State {
 enum Phase {
     /// A head has begun and must be completed.
     Head,
-    /// A request is being read and answered.
+    /// A request is being read and answered, to the end of the answer's body. What is read of the next request meanwhile has time until then.
     Exchange,
     /// Answered; what is still written belongs to the answer, what is read to the next request.
     Idle,
@@ -119,7 +119,7 @@ impl Watch {
         self.enter(Phase::Exchange, SILENCE_LIMIT);
     }
 
-    /// The answer is on its way.
+    /// The answer is complete, but for what is still in the buffers.
     pub(crate) fn end_exchange(&self) {
         self.enter(Phase::Idle, SILENCE_LIMIT);
     }

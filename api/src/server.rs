@@ -5,14 +5,27 @@ use crate::{
     error::report,
     listener::{Connection, Limits, Upgrade, Watch, Watchman},
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use poem::{
     Endpoint, Request, Response,
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -88,9 +101,8 @@ async fn converse<E: Endpoint<Output = Response> + 'static>(
         request.extensions_mut().insert(upgrade);
         let (endpoint, watch) = (endpoint.clone(), watch.clone());
         async move {
-            let response = endpoint.get_response(request).await;
-            watch.end_exchange();
-            Ok::<_, Infallible>(hyper::Response::from(response))
+            let response = hyper::Response::from(endpoint.get_response(request).await);
+            Ok::<_, Infallible>(response.map(|body| Answer { body, watch }))
         }
     });
     let mut connection = pin!(http1::Builder::new().serve_connection(io, service).with_upgrades());
@@ -103,5 +115,37 @@ async fn converse<E: Endpoint<Output = Response> + 'static>(
     };
     if let Err(error) = ended {
         tracing::debug!(error = report(&error), "a connection ended badly");
+    }
+}
+
+/// An answer's body. The exchange ends with it: an event stream goes on for hours behind its head.
+struct Answer<B> {
+    body: B,
+    watch: Arc<Watch>,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        self.watch.end_exchange();
     }
 }

@@ -104,7 +104,7 @@ impl Session {
             frame.value("rejected", &rejected);
         }
         if self.options.with_position || message.raw("since").is_some() {
-            frame.raw("positions", &self.positions_of(&granted, &joined));
+            frame.raw("positions", &self.positions_of(message, &granted, &joined));
         }
         self.send(&frame.finish());
         for (membership, form, last) in joined {
@@ -127,9 +127,18 @@ impl Session {
         Ok(())
     }
 
-    /// Where the granted channels stand, so that a client that sees no event can resume all the same: to be sent back as `since`.
-    fn positions_of(&self, granted: &[String], joined: &[(Membership, Form, Position)]) -> String {
-        let new = joined.iter().map(|(membership, _, last)| (membership.channel(), last.clone()));
+    /// From where each granted channel goes on, so that a client that sees no event can resume all the same: to be sent back as `since`. What
+    /// the client itself resumes from stays that until it has got what it missed.
+    fn positions_of(
+        &self,
+        message: &Fields<'_>,
+        granted: &[String],
+        joined: &[(Membership, Form, Position)],
+    ) -> String {
+        let new = joined.iter().map(|(membership, _, last)| {
+            let channel = membership.channel();
+            (channel, since_of(message, channel).unwrap_or_else(|| last.clone()))
+        });
         let old = self.memberships.iter().map(|old| (old.membership.channel(), old.membership.position()));
         let mut positions = ObjectWriter::new();
         for (channel, position) in

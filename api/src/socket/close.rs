@@ -28,6 +28,29 @@ impl Close {
         Self { code, reason: Cow::Borrowed(reason) }
     }
 
+    /// The code as a metric tells it. A client may make up its own: those are one.
+    pub(crate) fn label(&self) -> &'static str {
+        match self.code {
+            1000 => "1000",
+            1001 => "1001",
+            1002 => "1002",
+            1003 => "1003",
+            1007 => "1007",
+            1008 => "1008",
+            1009 => "1009",
+            1011 => "1011",
+            1012 => "1012",
+            1013 => "1013",
+            4001 => "4001",
+            4003 => "4003",
+            4008 => "4008",
+            4009 => "4009",
+            4010 => "4010",
+            4029 => "4029",
+            _ => "client",
+        }
+    }
+
     /// The process is going away; others are there.
     pub(crate) fn restart(retry_after_seconds: u64) -> Self {
         Self { code: 1012, reason: format!("retry_after={retry_after_seconds}").into() }
@@ -73,6 +96,10 @@ mod tests {
         ];
         let codes: Vec<u64> =
             table["codes"].as_array().unwrap().iter().map(|row| row["code"].as_u64().unwrap()).collect();
+        for close in &all {
+            assert_eq!(close.label(), close.code.to_string());
+        }
+        assert_eq!(Close::new(4321, "").label(), "client");
         assert_eq!(codes, all.iter().map(|close| u64::from(close.code)).collect::<Vec<_>>());
     }
 }

@@ -1,9 +1,9 @@
 //! What the process knows of one connection, and what others may do to it.
 
-use super::{encode::Kind, outbox::Outbox};
+use super::{encode::Kind, inbox::Cursor, outbox::Outbox};
 use oneiro_core::{auth::UserId, clock};
 use std::sync::{
-    OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -15,6 +15,8 @@ pub(crate) struct Conn {
     pub(crate) address: Box<str>,
     pub(crate) since_ms: u64,
     user: OnceLock<UserId>,
+    /// The reading of the user's own channel, whose events wait for a user who is away. Told of stored events once they are written.
+    pub(crate) inbox: OnceLock<Arc<Cursor>>,
     /// How many it has joined.
     channels: AtomicU32,
     /// Kinds of event that the client unsubscribed from, one bit each.
@@ -31,6 +33,7 @@ impl Conn {
             address: address.into(),
             since_ms: clock::unix_millis(),
             user: OnceLock::new(),
+            inbox: OnceLock::new(),
             channels: AtomicU32::new(0),
             muted: AtomicU8::new(0),
             armed: AtomicU64::new(super::wheel::NEVER),

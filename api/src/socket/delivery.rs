@@ -28,7 +28,7 @@ impl Session {
         membership: &Membership,
         encoding: Encoding,
         since: Position,
-        mut wanted: impl FnMut(&Parsed<'_>) -> bool,
+        mut wanted: impl FnMut(&Parsed<'_>) -> bool + Send,
     ) -> Result<u64, Close> {
         let mut sent = since;
         let mut count = 0;
@@ -42,7 +42,7 @@ impl Session {
                 .history(membership.channel(), Some(&sent), PAGE)
                 .await
                 .map_err(|error| unavailable(&error))?;
-            count += self.send_publications(&history.publications, encoding, &mut wanted);
+            count += self.send_publications(&history.publications, encoding, &mut wanted).await;
             sent = match history.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) => last,
                 None => history.position,
@@ -52,29 +52,29 @@ impl Session {
         Ok(count)
     }
 
-    pub(crate) fn send_publications(
+    /// Sends events of the past, as fast as the client takes them.
+    pub(crate) async fn send_publications(
         &self,
         publications: &[Publication],
         encoding: Encoding,
-        mut wanted: impl FnMut(&Parsed<'_>) -> bool,
+        mut wanted: impl FnMut(&Parsed<'_>) -> bool + Send,
     ) -> u64 {
         let now = clock::unix_millis();
-        let frames: Vec<Frame> = publications
-            .iter()
-            .filter_map(|publication| {
-                let parsed = Parsed::new(publication);
-                let is_current = parsed.expires_at_ms().is_none_or(|end| end > now);
-                if is_current && wanted(&parsed) { parsed.encode(encoding) } else { None }
-            })
-            .collect();
-        let count = frames.len() as u64;
-        self.conn.outbox.push_all(frames.into_iter());
+        let mut count = 0;
+        for publication in publications {
+            let Some(frame) = frame_of(publication, encoding, now, &mut wanted) else { continue };
+            self.conn.outbox.room_for(&frame).await;
+            self.conn.outbox.push(frame);
+            count += 1;
+        }
         count
     }
 
     pub(crate) async fn on_gaps(&mut self, channels: Vec<ChannelName>) -> Result<(), Close> {
         for channel in channels {
-            let position = self.ctx.broker.position(&channel).await.map_err(|error| unavailable(&error))?;
+            // All that was dispatched up to here is queued already, so this is a place to resume from.
+            let joined = self.memberships.iter().find(|joined| *joined.membership.channel() == channel);
+            let Some(position) = joined.map(|joined| joined.membership.position()) else { continue };
             if self.options.with_position {
                 self.send_resume_failed(&channel, &position);
             }
@@ -84,4 +84,16 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The event's frame, unless its time is over or the connection does not want it.
+fn frame_of(
+    publication: &Publication,
+    encoding: Encoding,
+    now_ms: u64,
+    wanted: &mut impl FnMut(&Parsed<'_>) -> bool,
+) -> Option<Frame> {
+    let parsed = Parsed::new(publication);
+    let is_current = parsed.expires_at_ms().is_none_or(|end| end > now_ms);
+    if is_current && wanted(&parsed) { parsed.encode(encoding) } else { None }
 }

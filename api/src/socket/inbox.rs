@@ -122,7 +122,7 @@ impl Session {
             cursor.acknowledge(None);
         }
         self.ctx.cursors.add(&cursor);
-        self.inbox = Some(cursor);
+        self.conn.inbox.get_or_init(|| cursor);
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
         let live_from = match self.take_resume() {
@@ -159,11 +159,11 @@ impl Session {
                 true => page,
                 // The oldest are gone; what is left is still wanted.
                 false => broker
-                    .history(channel, None, oneiro_events::MAX_HISTORY_PAGE)
+                    .oldest(channel, oneiro_events::MAX_HISTORY_PAGE)
                     .await
                     .map_err(|error| unavailable(&error))?,
             };
-            let sent = self.send_publications(&page.publications, encoding, waits_for_users);
+            let sent = self.send_publications(&page.publications, encoding, waits_for_users).await;
             metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);
             match page.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) if last.offset < page.position.offset => since = last,
@@ -178,7 +178,7 @@ impl Session {
             return Ok(());
         };
         self.show_positions();
-        let Some(cursor) = self.inbox.clone() else { return Ok(()) };
+        let Some(cursor) = self.conn.inbox.get() else { return Ok(()) };
         let joined = self.memberships.iter().find(|joined| *joined.membership.channel() == cursor.channel);
         let Some(epoch) = joined.map(|joined| joined.membership.position().epoch) else { return Ok(()) };
         let end = joined.map_or(0, |joined| joined.membership.position().offset);

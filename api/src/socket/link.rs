@@ -4,7 +4,6 @@ use super::{
     close::Close,
     conn::Conn,
     framing::{self, Decoder, Incoming},
-    inbox::Cursor,
 };
 use oneiro_core::clock;
 use oneiro_events::{ChannelName, Position};
@@ -12,12 +11,15 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 /// Read and write buffers are a thread's, not a connection's: most connections are idle most of the time.
 const READ_BUFFER: usize = 16 * 1024;
@@ -27,6 +29,8 @@ const WRITE_BUFFER: usize = 64 * 1024;
 const WRITES_PER_TURN: usize = 8;
 /// One in so many deliveries is timed: enough for a histogram, too few to cost anything.
 const TIMED: u64 = 16;
+/// How long a client may take nothing at all of the past that it is sent.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a closing peer may take to read our last frames and to answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,10 +68,10 @@ pub(crate) struct Link<Io> {
     unsent: Vec<u8>,
     sent_of_unsent: usize,
     pub(crate) traffic: Traffic,
-    /// Told of the user's stored events once they are written.
-    inbox: Option<Arc<Cursor>>,
     /// The last stored event of the user's channel among what is being written.
     inbox_queued: Option<Position>,
+    /// When one of the events that are being written was published, in Unix milliseconds; 0: none of them is timed.
+    timed_ms: u64,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
@@ -84,21 +88,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
             unsent: Vec::new(),
             sent_of_unsent: 0,
             traffic: Traffic::default(),
-            inbox: None,
             inbox_queued: None,
-        }
-    }
-
-    /// Tells this cursor of the user's stored events as they are written.
-    pub(crate) fn watch_inbox(&mut self, cursor: Option<&Arc<Cursor>>) {
-        if self.inbox.is_none() {
-            self.inbox = cursor.cloned();
+            timed_ms: 0,
         }
     }
 
     fn note_written(&mut self) {
-        if let (Some(cursor), Some(position)) = (&self.inbox, self.inbox_queued.take()) {
+        if let (Some(cursor), Some(position)) = (self.conn.inbox.get(), self.inbox_queued.take()) {
             cursor.note_written(position);
+        }
+        if self.timed_ms > 0 {
+            note_delivery(std::mem::take(&mut self.timed_ms));
         }
     }
 
@@ -108,6 +108,49 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn turn(&mut self) -> Turn {
         poll_fn(|cx| self.poll_turn(cx)).await
+    }
+
+    /// Writes what waits whenever `step` waits for room, as it may fill the queue more than once; what finds room is written after it. It is
+    /// always done to its end; a client that takes nothing for [`WRITE_PATIENCE`] is too slow, and the next [`Link::turn`] says so.
+    ///
+    /// # Errors
+    /// The other side is gone.
+    pub(crate) async fn write_during<T>(&mut self, step: impl Future<Output = T>) -> io::Result<T> {
+        let mut step = pin!(step);
+        let mut outcome = Ok(());
+        let mut progress = (0, 0);
+        let mut patience: Option<Pin<Box<Sleep>>> = None;
+        let done = poll_fn(|cx| {
+            if let Poll::Ready(done) = step.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            if outcome.is_err() || !self.conn.outbox.is_awaited() {
+                return Poll::Pending;
+            }
+            if let Poll::Ready(Err(error)) = self.poll_write_queue(cx) {
+                outcome = Err(error);
+                self.conn.outbox.abandon(Close::INTERNAL);
+                return Poll::Pending;
+            }
+            let now = (self.traffic.bytes_sent, self.sent_of_unsent);
+            if self.unsent.is_empty() || progress != now {
+                (progress, patience) = (now, None);
+            }
+            if !self.unsent.is_empty() {
+                let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_PATIENCE)));
+                if patience.as_mut().poll(cx).is_ready() {
+                    metrics::counter!("oneiro_ws_slow_consumers_total").increment(1);
+                    outcome = Err(io::ErrorKind::TimedOut.into());
+                    self.conn.outbox.abandon(Close::SLOW);
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::TimedOut => Err(error),
+            _ => Ok(done),
+        }
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
@@ -167,13 +210,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
             self.note_written();
             let more = WRITE.with_borrow_mut(|out| {
                 out.clear();
-                let (traffic, inbox, queued) = (&mut self.traffic, &self.inbox, &mut self.inbox_queued);
-                let mut published = None;
+                let (traffic, inbox, queued) = (&mut self.traffic, self.conn.inbox.get(), &mut self.inbox_queued);
+                let timed_ms = &mut self.timed_ms;
                 let any = self.conn.outbox.take_bytes(out, WRITE_BUFFER, |frame| {
                     traffic.sent += 1;
                     traffic.bytes_sent += frame.bytes.len() as u64;
                     if frame.published_ms > 0 && traffic.sent % TIMED == 1 {
-                        published = Some(frame.published_ms);
+                        *timed_ms = frame.published_ms;
                     }
                     if let (Some(origin), Some(inbox)) = (&frame.origin, inbox)
                         && origin.channel == inbox.channel
@@ -188,9 +231,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
                     Poll::Ready(written) => written?,
                     Poll::Pending => 0,
                 };
-                if let Some(published_ms) = published {
-                    note_delivery(published_ms);
-                }
                 if written < out.len() {
                     self.unsent = out[written..].to_vec();
                     self.sent_of_unsent = 0;

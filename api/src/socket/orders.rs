@@ -1,7 +1,10 @@
 //! What operators ask of every socket process on `socket_control`: to end a user's connections, to tell who is connected.
 
 use super::{CONTROL_CHANNEL, SocketContext, conn::Conn};
-use oneiro_core::sockets::{Answer, MAX_LISTED, Order, Question, Socket};
+use oneiro_core::{
+    publish::REPLY_PREFIX,
+    sockets::{Answer, MAX_LISTED, Order, Question, Socket},
+};
 use oneiro_events::{Event, EventError, Subscriptions};
 use std::sync::Arc;
 
@@ -24,6 +27,10 @@ impl SocketContext {
                 Ok(Order::Kick(user)) => {
                     let count = self.registry.kick(&user);
                     tracing::info!(user.id = %user, count, "connections of a user were ended on request");
+                }
+                // Whoever may publish here could else have it put on any channel, past all checks.
+                Ok(Order::List(question)) if !question.reply.as_str().starts_with(REPLY_PREFIX) => {
+                    tracing::warn!(reply = %question.reply, "a question wants its answer on a channel that is not for answers");
                 }
                 Ok(Order::List(question)) => {
                     if let Err(error) = self.answer(&question).await {

@@ -6,8 +6,9 @@ use oneiro_events::{ChannelName, Position};
 use parking_lot::Mutex;
 use std::{
     collections::{HashSet, VecDeque},
+    future::poll_fn,
     sync::Arc,
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 /// A frame ready for the socket, made once and shared by all who get it.
@@ -73,6 +74,8 @@ struct Inner {
     queue: VecDeque<Frame>,
     bytes: usize,
     waker: Option<Waker>,
+    /// Who waits for room.
+    room: Option<Waker>,
     /// The session's time has come.
     is_due: bool,
     /// What seldom happens takes no room until it does.
@@ -136,6 +139,23 @@ impl Outbox {
         }
     }
 
+    /// Returns once `frame` finds room and half the queue is left to live events, or the connection is ending. Whoever reads a channel's past
+    /// waits here, as the past may be longer than any queue.
+    pub(crate) async fn room_for(&self, frame: &Frame) {
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            let has_room = inner.queue.is_empty()
+                || (inner.queue.len() < self.limits.messages / 2
+                    && inner.bytes + frame.bytes.len() <= self.limits.bytes / 2);
+            if has_room || inner.is_ending() {
+                return Poll::Ready(());
+            }
+            inner.room = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Ends the connection from outside; what is queued is still sent, except to a client that is too slow. The first reason stays.
     pub(crate) fn close(&self, close: Close) {
         self.signal(|inner| {
@@ -159,14 +179,24 @@ impl Outbox {
     }
 
     fn signal(&self, change: impl FnOnce(&mut Inner)) {
-        let waker = {
+        let (waker, room) = {
             let mut inner = self.inner.lock();
             change(&mut inner);
-            inner.waker.take()
+            (inner.waker.take(), inner.room.take())
         };
-        if let Some(waker) = waker {
+        for waker in [waker, room].into_iter().flatten() {
             waker.wake();
         }
+    }
+
+    /// Whether somebody waits for room.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.inner.lock().room.is_some()
+    }
+
+    /// Ends the connection without another word: what is queued is dropped, and nobody waits for room any more.
+    pub(crate) fn abandon(&self, close: Close) {
+        self.signal(|inner| inner.end(close));
     }
 
     /// Registers who is to be woken, and returns what is to be done besides writing.
@@ -200,6 +230,11 @@ impl Outbox {
         if inner.queue.is_empty() {
             // An idle connection keeps no queue.
             inner.queue = VecDeque::new();
+        }
+        let room = inner.room.take();
+        drop(inner);
+        if let Some(room) = room {
+            room.wake();
         }
         took
     }

@@ -181,7 +181,7 @@ impl Drop for Entry {
         if state.conns.is_empty() {
             self.registry.emptied.notify_waiters();
         }
-        drop(state);
+        // With the lock held, so that the gauge is set in the order of the counts.
         let count = self.registry.count.fetch_sub(1, Ordering::Relaxed) - 1;
         self.registry.connections.set(count as f64);
     }

@@ -44,7 +44,7 @@ impl Session {
             .filter(|p| p.position.as_ref().is_some_and(|position| position.offset <= live_from.offset))
             .collect();
         self.send_resumed(&channel, &live_from, missed.len() as u64);
-        self.send_publications(&missed, self.encoding(form), |_| true);
+        self.send_publications(&missed, self.encoding(form), |_| true).await;
         if since.offset < live_from.offset {
             self.memberships[index].live_from = since;
         }
@@ -76,7 +76,7 @@ impl Session {
         match self.history(channel, &since).await? {
             Some((missed, end)) => {
                 self.send_resumed(channel, &end, missed.len() as u64);
-                let sent = self.send_publications(&missed, encoding, |_| true);
+                let sent = self.send_publications(&missed, encoding, |_| true).await;
                 if let Some((dream, position)) = state.filter(|_| sent == 0) {
                     self.send_update(dream, Some(position));
                 }
@@ -141,14 +141,7 @@ impl Session {
 
     /// Tells that events are lost; whoever goes on from the position given here misses nothing more.
     pub(crate) fn send_resume_failed(&self, channel: &ChannelName, end: &Position) {
-        let mut frame = ObjectWriter::new();
-        frame
-            .value("type", &"resume_failed")
-            .value("channel", channel)
-            .value("epoch", &end.epoch)
-            .value("seq", &end.offset)
-            .value("reason", &"history_lost");
-        self.send(&frame.finish());
+        self.send(&resume_failed(channel, end));
     }
 
     pub(crate) async fn on_history(&mut self, message: &Fields<'_>) -> Result<(), Close> {
@@ -187,4 +180,16 @@ impl Session {
         self.send(&frame.finish());
         Ok(())
     }
+}
+
+/// What tells that events of a channel are lost, and from where it goes on.
+pub(crate) fn resume_failed(channel: &ChannelName, end: &Position) -> Vec<u8> {
+    let mut frame = ObjectWriter::new();
+    frame
+        .value("type", &"resume_failed")
+        .value("channel", channel)
+        .value("epoch", &end.epoch)
+        .value("seq", &end.offset)
+        .value("reason", &"history_lost");
+    frame.finish()
 }

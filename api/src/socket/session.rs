@@ -9,7 +9,6 @@ use super::{
     fields::ObjectWriter,
     framing::{self, Incoming},
     handshake::Caller,
-    inbox::Cursor,
     limits::Bucket,
     link::{Link, Turn},
     options::{Dialect, Options},
@@ -55,8 +54,6 @@ pub(crate) struct Session {
     pub(crate) memberships: Vec<Joined>,
     /// Kinds of event that a notifications client does not want.
     pub(crate) muted: Vec<Kind>,
-    /// The user's own channel, whose events wait for a user who is away.
-    pub(crate) inbox: Option<Arc<Cursor>>,
     /// The user's seat among those who are online.
     pub(crate) seat: Option<Seat>,
     record: Option<Box<SessionRecord>>,
@@ -88,7 +85,6 @@ impl Session {
             bearer: None,
             memberships: Vec::new(),
             muted: Vec::new(),
-            inbox: None,
             seat: None,
             record: None,
             bucket,
@@ -267,15 +263,17 @@ pub(crate) fn begin<Io: AsyncRead + AsyncWrite + Unpin>(
 
 /// Serves a connection to its end.
 pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<Connection<Io>>) {
-    let end = match Box::pin(connection.session.open()).await {
-        Err(close) => End::Close(close),
-        Ok(()) => loop {
-            let Connection { session, link } = &mut *connection;
-            link.watch_inbox(session.inbox.as_ref());
+    let Connection { session, link } = &mut *connection;
+    let end = match Box::pin(link.write_during(session.open())).await {
+        Err(_) => End::Gone,
+        Ok(Err(close)) => End::Close(close),
+        Ok(Ok(())) => loop {
             session.entry.arm(&session.conn, session.deadline());
             let turn = link.turn().await;
-            if let Err(end) = Box::pin(session.on_turn(turn)).await {
-                break end;
+            match Box::pin(link.write_during(session.on_turn(turn))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(end)) => break end,
+                Err(_) => break End::Gone,
             }
         },
     };
@@ -296,11 +294,11 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<I
     if let Some(close) = &close {
         link.close(close).await;
     }
-    if let Some(cursor) = session.inbox.take() {
-        session.ctx.flush_cursor(&cursor).await;
+    if let Some(cursor) = session.conn.inbox.get() {
+        session.ctx.flush_cursor(cursor).await;
     }
-    let code = close.as_ref().map_or(1006, |close| close.code);
-    metrics::counter!("oneiro_ws_closed_total", "code" => code.to_string()).increment(1);
+    let code = close.as_ref().map_or("1006", Close::label);
+    metrics::counter!("oneiro_ws_closed_total", "code" => code).increment(1);
     metrics::histogram!("oneiro_ws_connection_seconds").record(session.opened.elapsed().as_secs_f64());
     if let (Some(record), Some(bearer)) = (session.record.take(), &session.bearer) {
         session.ctx.records.session_closed(*record, bearer.claims.expires_at, close.as_ref(), link.traffic);

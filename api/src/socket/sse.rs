@@ -8,34 +8,54 @@ use super::{
     channels::{SHARED, user_channel},
     close::Close,
     conn::Conn,
-    encode::{Encoding, Form},
-    fields::ObjectWriter,
+    encode::{Encoding, Form, Parsed},
     handshake::{self, Caller},
     http,
     hub::Membership,
     outbox::{Frame, Outbox},
     registry,
+    resume::resume_failed,
+    session::unavailable,
 };
 use crate::ApiError;
 use bytes::Bytes;
 use oneiro_core::auth::{AuthError, Claims};
-use oneiro_events::{ChannelName, Position};
+use oneiro_events::{ChannelName, EventError, Position};
 use poem::{Body, Request, Response, handler, http::header, web::Data};
-use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 use tokio::time::Instant;
 
-/// What of the past a resuming stream is given per channel.
-const MAX_RESUMED: u64 = oneiro_events::MAX_HISTORY_PAGE;
+/// Events of the past in one chunk of a resuming stream: at most 6 MiB, as the largest are 64 KiB.
+const PAGE: u64 = 100;
+/// Most seconds between two signs of life. Proxies, and this server itself, cut a response in which nothing happens for a minute or more.
+const LONGEST_BEAT: Duration = Duration::from_secs(30);
 
 struct Stream {
     ctx: Arc<SocketContext>,
     conn: Arc<Conn>,
     _entry: registry::Entry,
     memberships: Vec<Membership>,
+    /// Joined, and not live yet.
+    behind: VecDeque<Behind>,
     positions: BTreeMap<ChannelName, Position>,
     expires: Instant,
     next_beat: Instant,
     is_over: bool,
+}
+
+/// A channel whose past is not sent yet.
+struct Behind {
+    membership: Membership,
+    encoding: Encoding,
+    sent: Position,
+    /// The client told where it stands; else it begins where the process does.
+    is_resuming: bool,
 }
 
 /// `GET /api/v1/events`. Token as on the sockets; `channels` defaults to the user's own and everybody's.
@@ -48,7 +68,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         return Err(http::forbidden("pages of this origin may not connect").into());
     }
     if !ctx.address_handshakes.admit(caller.address.clone(), Instant::now()) {
-        return Err(ApiError::rate_limited(std::time::Duration::from_secs(1)).into());
+        return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
     }
     if ctx.registry.is_draining()
         || (ctx.settings.max_connections > 0 && ctx.registry.len() >= ctx.settings.max_connections)
@@ -61,15 +81,16 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
-        return Err(ApiError::rate_limited(std::time::Duration::from_secs(5)).into());
+        return Err(ApiError::rate_limited(Duration::from_secs(5)).into());
     }
     let expires = ctx.deadline_of(&claims);
-    let next_beat = Instant::now() + ctx.settings.ping_interval();
+    let next_beat = Instant::now() + beat_interval(&ctx);
     let mut stream = Stream {
         ctx,
         conn,
         _entry: entry,
         memberships: Vec::new(),
+        behind: VecDeque::new(),
         positions: BTreeMap::new(),
         expires,
         next_beat,
@@ -77,7 +98,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     };
     let last = request.header("last-event-id").map(parse_id).unwrap_or_default();
     for channel in channels {
-        stream.open(channel, &claims, &last).await?;
+        stream.join(channel, &claims, &last).await?;
     }
     let body = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
@@ -131,7 +152,7 @@ fn parse_id(text: &str) -> BTreeMap<ChannelName, Position> {
 }
 
 impl Stream {
-    async fn open(
+    async fn join(
         &mut self,
         channel: ChannelName,
         claims: &Claims,
@@ -144,34 +165,35 @@ impl Stream {
             None => Form::Raw,
         };
         let encoding = Encoding { form, with_position: true, with_progress: true };
-        let ctx = self.ctx.clone();
-        let joined = ctx.hub.join(&channel, &self.conn, encoding).await;
+        let joined = self.ctx.hub.join(&channel, &self.conn, encoding).await;
         let (membership, dispatched) = joined.map_err(|error| http::failed(&error))?;
-        let mut sent = last.get(&channel).cloned().unwrap_or(dispatched);
+        let is_resuming = last.contains_key(&channel);
+        let sent = last.get(&channel).cloned().unwrap_or(dispatched);
         // Not where the queue ends but where it begins: ids are told as frames leave.
-        self.positions.insert(channel.clone(), sent.clone());
-        let mut is_behind = last.contains_key(&channel);
-        while is_behind || !membership.go_live(&sent) {
-            let history =
-                ctx.broker.history(&channel, Some(&sent), MAX_RESUMED).await.map_err(|error| http::failed(&error))?;
-            if !history.is_complete {
-                let mut frame = ObjectWriter::new();
-                frame
-                    .value("type", &"resume_failed")
-                    .value("channel", &channel)
-                    .value("epoch", &history.position.epoch)
-                    .value("seq", &history.position.offset)
-                    .value("reason", &"history_lost");
-                self.conn.outbox.push(Frame::reply(&frame.finish()));
-                self.positions.insert(channel.clone(), history.position.clone());
-            }
-            let frames =
-                history.publications.iter().filter_map(|event| super::encode::Parsed::new(event).encode(encoding));
-            self.conn.outbox.push_all(frames.collect::<Vec<_>>().into_iter());
-            sent = history.publications.last().and_then(|event| event.position.clone()).unwrap_or(history.position);
-            is_behind = false;
+        self.positions.insert(channel, sent.clone());
+        self.behind.push_back(Behind { membership, encoding, sent, is_resuming });
+        Ok(())
+    }
+
+    /// Goes one step further with a channel: reads a page of its past, or begins live delivery.
+    async fn catch_up(&mut self, mut behind: Behind, out: &mut Vec<u8>) -> Result<(), EventError> {
+        if !behind.is_resuming && behind.membership.go_live(&behind.sent) {
+            self.memberships.push(behind.membership);
+            return Ok(());
         }
-        self.memberships.push(membership);
+        let history = self.ctx.broker.history(behind.membership.channel(), Some(&behind.sent), PAGE).await?;
+        if !history.is_complete {
+            self.tell_lost(behind.membership.channel(), history.position.clone(), out);
+        }
+        for event in &history.publications {
+            if let Some(frame) = Parsed::new(event).encode(behind.encoding) {
+                self.write(&frame, out);
+            }
+        }
+        let read = history.publications.last().and_then(|event| event.position.clone());
+        behind.sent = read.unwrap_or(history.position);
+        behind.is_resuming = false;
+        self.behind.push_front(behind);
         Ok(())
     }
 
@@ -180,56 +202,105 @@ impl Stream {
             return None;
         }
         loop {
-            if let Some(chunk) = self.drain() {
-                return Some(chunk);
+            let mut out = Vec::new();
+            self.drain(&mut out);
+            if let Some(behind) = self.behind.pop_front() {
+                if let Err(error) = self.catch_up(behind, &mut out).await {
+                    out.extend(goodbye(&unavailable(&error)));
+                    self.is_over = true;
+                }
+                if out.is_empty() {
+                    continue;
+                }
+            }
+            if !out.is_empty() {
+                return Some(out.into());
             }
             let outbox = &self.conn.outbox;
             let woken = poll_fn(|cx| {
                 let taken = outbox.poll(cx.waker());
-                match taken.close {
-                    Some(close) => Poll::Ready(Some(close)),
-                    None if !taken.gaps.is_empty() || outbox.waiting().0 > 0 => Poll::Ready(None),
-                    None => Poll::Pending,
-                }
+                let is_woken = taken.close.is_some() || !taken.gaps.is_empty() || outbox.waiting().0 > 0;
+                if is_woken { Poll::Ready(taken) } else { Poll::Pending }
             });
             let beat = self.next_beat.min(self.expires);
             tokio::select! {
-                close = woken => if let Some(close) = close {
-                    // What is queued goes first; the reason is the last event.
-                    let mut last = self.drain().map(|chunk| chunk.to_vec()).unwrap_or_default();
-                    last.extend(goodbye(&close));
-                    self.is_over = true;
-                    return Some(last.into());
+                taken = woken => {
+                    self.tell_gaps(&taken.gaps, &mut out);
+                    if let Some(close) = taken.close {
+                        // What is queued goes first; the reason is the last event.
+                        self.drain(&mut out);
+                        out.extend(goodbye(&close));
+                        self.is_over = true;
+                    }
+                    if !out.is_empty() {
+                        return Some(out.into());
+                    }
                 },
                 () = tokio::time::sleep_until(beat) => {
                     if self.expires <= Instant::now() {
                         self.is_over = true;
                         return Some(goodbye(&Close::TOKEN_EXPIRED).into());
                     }
-                    self.next_beat = Instant::now() + self.ctx.settings.ping_interval();
+                    self.next_beat = Instant::now() + beat_interval(&self.ctx);
                     return Some(Bytes::from_static(b": beat\n\n"));
                 }
             }
         }
     }
 
-    /// All that waits as one chunk.
-    fn drain(&mut self) -> Option<Bytes> {
-        let mut out = Vec::new();
+    /// All that waits.
+    fn drain(&mut self, out: &mut Vec<u8>) {
         while let Some(frame) = self.conn.outbox.take() {
-            if let Some(origin) = &frame.origin {
-                self.positions.insert(origin.channel.clone(), origin.position.clone());
-                let ids: Vec<String> =
-                    self.positions.iter().map(|(channel, position)| format!("{channel}={position}")).collect();
-                out.extend_from_slice(format!("id: {}\n", ids.join(",")).as_bytes());
-            }
-            out.extend_from_slice(b"data: ");
-            // A publisher's JSON may hold line ends between its members; a data line may not.
-            out.extend(frame.json().iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-            out.extend_from_slice(b"\n\n");
+            self.write(&frame, out);
         }
-        (!out.is_empty()).then(|| out.into())
     }
+
+    /// Where channels lost events for good, tells from where they go on.
+    fn tell_gaps(&mut self, channels: &[ChannelName], out: &mut Vec<u8>) {
+        let places: Vec<_> =
+            self.memberships.iter().map(|joined| (joined.channel().clone(), joined.position())).collect();
+        // All that was dispatched up to those places is queued, and goes first.
+        self.drain(out);
+        for (channel, place) in places.into_iter().filter(|(channel, _)| channels.contains(channel)) {
+            let later =
+                self.positions.get(&channel).filter(|told| told.epoch == place.epoch && told.offset > place.offset);
+            let end = later.cloned().unwrap_or(place);
+            self.tell_lost(&channel, end, out);
+        }
+    }
+
+    /// Tells that events of a channel are lost; whoever goes on from `end` misses nothing more.
+    fn tell_lost(&mut self, channel: &ChannelName, end: Position, out: &mut Vec<u8>) {
+        let frame = resume_failed(channel, &end);
+        self.positions.insert(channel.clone(), end);
+        self.write_id(out);
+        write_data(&frame, out);
+    }
+
+    fn write(&mut self, frame: &Frame, out: &mut Vec<u8>) {
+        if let Some(origin) = &frame.origin {
+            self.positions.insert(origin.channel.clone(), origin.position.clone());
+            self.write_id(out);
+        }
+        write_data(&frame.json(), out);
+    }
+
+    fn write_id(&self, out: &mut Vec<u8>) {
+        let ids: Vec<String> =
+            self.positions.iter().map(|(channel, position)| format!("{channel}={position}")).collect();
+        out.extend_from_slice(format!("id: {}\n", ids.join(",")).as_bytes());
+    }
+}
+
+fn write_data(json: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"data: ");
+    // A publisher's JSON may hold line ends between its members; a data line may not.
+    out.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+    out.extend_from_slice(b"\n\n");
+}
+
+fn beat_interval(ctx: &SocketContext) -> Duration {
+    ctx.settings.ping_interval().min(LONGEST_BEAT)
 }
 
 fn goodbye(close: &Close) -> Vec<u8> {

@@ -2,9 +2,11 @@
 
 use crate::{
     client::Client,
-    node::{Node, node, token},
+    node::{Node, node, settings, token},
     redis::Redis,
 };
+use fred::interfaces::ClientLike;
+use oneiro_core::config::RealtimeSettings;
 use serde_json::{Value, json};
 
 fn path(user: u64) -> String {
@@ -149,4 +151,72 @@ async fn a_channel_is_followed_from_a_position_and_its_history_is_read() {
     client.send(json!({ "type": "history", "channel": "user_2" })).await;
     assert_eq!(client.expect("error").await["error_code"], "FORBIDDEN");
     client.expect_nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_channel_that_begins_anew_is_delivered_to_connections_that_stood_further_on() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let mut client = ready(&node, &format!("{}&positions=1", path(1))).await;
+    let edited = |n: u64| json!({ "type": "edited", "channel": "post_1", "data": { "n": n } });
+    for n in 1..=5 {
+        node.publish(edited(n)).await;
+    }
+    client.send(json!({ "type": "subscribe", "channels": ["post_1"] })).await;
+    assert_eq!(client.expect("subscription_success").await["positions"]["post_1"]["offset"], 5);
+    redis.client().await.flushall::<()>(false).await.unwrap();
+    // The first one shows that the channel is another, and is part of what the client is told to be lost.
+    node.publish(edited(6)).await;
+    let failed = client.expect("resume_failed").await;
+    assert_eq!((&failed["channel"], &failed["seq"]), (&json!("post_1"), &json!(1)));
+    for n in 7..=13 {
+        node.publish(edited(n)).await;
+        assert_eq!(client.expect("edited").await["data"]["n"], n);
+    }
+    client.expect_nothing_more().await;
+}
+
+/// All notifications that a user who was away is sent; the next connection must get none of them again.
+async fn waiting(node: &Node) -> Vec<u64> {
+    let mut client = node.connect(&path(1)).await;
+    client.send(json!({ "type": "ping" })).await;
+    let mut ids = Vec::new();
+    loop {
+        let frame = client.json().await;
+        if frame["type"] == "pong" {
+            break;
+        }
+        ids.push(frame["data"]["id"].as_str().unwrap().parse().unwrap());
+    }
+    client.stream.close(None).await.unwrap();
+    client.closed().await;
+    crate::presence::eventually(async || node.ctx.connection_count() == 0).await;
+    ready(node, &path(1)).await;
+    ids
+}
+
+#[tokio::test]
+async fn more_than_a_queue_holds_waits_for_a_user_and_arrives() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let text = "x".repeat(16 * 1024);
+    for first in [0, 50] {
+        let events: Vec<Value> = (first..first + 50)
+            .map(|id| json!({ "type": "notification", "user_id": 1, "data": { "id": id, "title": text } }))
+            .collect();
+        node.publish(events.into()).await;
+    }
+    assert_eq!(waiting(&node).await, (0..100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn all_that_is_left_of_a_long_inbox_arrives() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis, RealtimeSettings { inbox_messages: 1_100, ..settings() }).await;
+    for first in [0, 400, 800] {
+        node.publish((first..first + 400).map(|id| notification(1, id)).collect()).await;
+    }
+    let arrived = waiting(&node).await;
+    assert!(arrived[0] <= 100, "no more than the inbox holds is lost: {}", arrived[0]);
+    assert_eq!(arrived, (arrived[0]..1_200).collect::<Vec<_>>());
 }

@@ -203,6 +203,16 @@ impl Broker {
         Ok(History { publications, position: read.position, is_complete })
     }
 
+    /// The oldest publications that are retained, at most `limit` (1 to [`MAX_HISTORY_PAGE`]): where [`Broker::history`] says that some are lost,
+    /// what is left begins here.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::Corrupt`].
+    pub async fn oldest(&self, channel: &ChannelName, limit: u64) -> Result<History, EventError> {
+        let read = self.read(channel, Some(1), limit).await?;
+        Ok(History { publications: read.publications, position: read.position, is_complete: true })
+    }
+
     /// The channel's document, or `None`.
     ///
     /// # Errors
