@@ -284,7 +284,10 @@ impl Fetcher {
         self.due = reply.next_due.map(|wait| Instant::now() + wait);
         self.is_hungry = reply.has_more;
         match reply.status {
-            Status::Fine => self.accept(reply.claimed),
+            Status::Fine => {
+                self.accept(reply.claimed);
+                source.early_cancels.lock().clear();
+            }
             Status::Paused => {}
             Status::Unknown => source.number.store(0, Ordering::Release),
             Status::Stale => {
@@ -384,6 +387,9 @@ impl Fetcher {
             return None;
         }
         held.insert((self.at, context.id()), context.clone());
+        if self.source().early_cancels.lock().contains(&context.id()) {
+            context.request_cancel();
+        }
         drop(held);
         let mut builder = TaskBuilder::new(payload.to_vec())
             .task_id(TaskId::from_ulid(context.id().ulid()))

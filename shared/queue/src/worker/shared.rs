@@ -64,6 +64,9 @@ pub(crate) struct Source {
     pub(crate) number: AtomicU32,
     /// Ends not yet told to Redis. Bounded by `WorkerOptions::room`: each leased job ends once.
     pub(crate) finishes: Mutex<Vec<Finish>>,
+    /// Jobs whose cancel came while they were not held: perhaps just claimed by a call under way, at whose end this is emptied.
+    /// Written under the lock of `held` only.
+    pub(crate) early_cancels: Mutex<Vec<JobId>>,
     /// Something for the fetch task to look at.
     pub(crate) stir: Notify,
     pub(crate) pulse: Pulse,
@@ -107,6 +110,7 @@ impl Shared {
             queue: queue.clone(),
             number: AtomicU32::new(0),
             finishes: Mutex::default(),
+            early_cancels: Mutex::default(),
             stir: Notify::new(),
             pulse: Pulse::new(),
             is_quiet: AtomicBool::new(false),
@@ -193,10 +197,17 @@ impl Shared {
     pub(crate) fn obey(&self, at: usize, command: &[u8]) -> Option<String> {
         let source = &self.sources[at];
         if let Some(id) = command.strip_prefix(b"cancel ") {
-            if let Ok(id) = JobId::from_bytes(id)
-                && let Some(context) = self.held.lock().get(&(at, id))
-            {
+            /// One call claims no more; what is beyond them is not of a call under way.
+            const MOST_EARLY: usize = 500;
+            let Ok(id) = JobId::from_bytes(id) else { return None };
+            let held = self.held.lock();
+            if let Some(context) = held.get(&(at, id)) {
                 context.request_cancel();
+            } else {
+                let mut early = source.early_cancels.lock();
+                if early.len() < MOST_EARLY {
+                    early.push(id);
+                }
             }
             return None;
         }
