@@ -5,6 +5,7 @@ use crate::{
     presence::eventually,
     redis::{PATIENCE, Redis},
 };
+use fred::interfaces::ClientLike;
 use oneiro_core::config::{MessageLog, RealtimeSettings};
 use serde_json::json;
 use std::time::Duration;
@@ -98,6 +99,36 @@ async fn event_streams_resume_every_channel() {
     assert_eq!(event(&mut second).await.1["data"]["n"], 5);
     assert_eq!(node.http("GET", "/api/v1/events?channels=user_2", &token(1), "").await.0, 403);
     assert_eq!(node.http("GET", "/api/v1/events", "nonsense", "").await.0, 401);
+}
+
+#[tokio::test]
+async fn event_streams_are_told_of_what_is_lost_and_send_a_long_past() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let query = format!("channels=post_1&token={}", token(1));
+    let edited = |n: u64| json!({ "type": "edited", "channel": "post_1", "data": { "n": n } });
+    let mut first = stream(&node, &query, "").await;
+    node.publish(edited(0)).await;
+    event(&mut first).await;
+    redis.client().await.flushall::<()>(false).await.unwrap();
+    // Shows that the channel is another, and is part of what is lost.
+    node.publish(edited(0)).await;
+    let (id, lost) = event(&mut first).await;
+    assert_eq!((&lost["type"], &lost["channel"], &lost["seq"]), (&json!("resume_failed"), &json!("post_1"), &json!(1)));
+    drop(first);
+    // Ten times what a connection's queue holds.
+    let text = "x".repeat(60 * 1024);
+    for n in 1..=175 {
+        let mut event = edited(n);
+        event["data"]["text"] = json!(text);
+        node.publish(event).await;
+    }
+    let mut second = stream(&node, &query, &id).await;
+    for n in 1..=175 {
+        assert_eq!(event(&mut second).await.1["data"]["n"], n);
+    }
+    node.publish(edited(176)).await;
+    assert_eq!(event(&mut second).await.1["data"]["n"], 176);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::{
 };
 use oneiro_events::{Broker, ChannelName, Event, EventError, Subscription, Subscriptions};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Most sockets that one process tells in answer to one question.
 pub const MAX_LISTED: usize = 10_000;
@@ -107,20 +107,35 @@ pub async fn list(
     let mut answers = subscriptions.subscribe(&reply).await?;
     let question = Question { reply, user, node, limit: limit.min(MAX_LISTED) };
     let asked = tell(broker, &Order::List(question)).await?;
-    let mut found: HashMap<String, (Vec<Socket>, usize, bool)> = HashMap::new();
-    while (found.values().filter(|(_, _, is_done)| *is_done).count() as u64) < asked {
+    let limit = limit.min(MAX_LISTED);
+    let mut found: BTreeMap<String, Told> = BTreeMap::new();
+    while (found.values().filter(|told| told.is_over).count() as u64) < asked {
         let Some(answer) = next(&mut answers).await else { break };
-        let (sockets, total, is_done) = found.entry(answer.node).or_default();
-        sockets.extend(answer.sockets);
-        *total = answer.total;
-        *is_done |= answer.is_last;
+        let told = found.entry(answer.node).or_default();
+        told.sockets.extend(answer.sockets);
+        told.total = answer.total;
+        told.is_over |= answer.is_last;
     }
-    let mut by_node: Vec<_> = found.into_iter().collect();
-    by_node.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let nodes = by_node.iter().filter(|(_, (_, _, is_done))| *is_done).count();
-    let total = by_node.iter().map(|(_, (_, total, _))| total).sum();
-    let sockets = by_node.into_iter().flat_map(|(_, (sockets, _, _))| sockets).collect();
+    let nodes = found.values().filter(|told| told.is_whole(limit)).count();
+    let total = found.values().map(|told| told.total).sum();
+    let sockets = found.into_values().flat_map(|told| told.sockets).collect();
     Ok(Listing { sockets, total, nodes, is_complete: nodes as u64 >= asked })
+}
+
+/// What one process told so far.
+#[derive(Default)]
+struct Told {
+    sockets: Vec<Socket>,
+    total: usize,
+    /// The last part has come.
+    is_over: bool,
+}
+
+impl Told {
+    /// Whether no part was lost on the way: nothing is stored of an answer, and so nothing comes again.
+    fn is_whole(&self, limit: usize) -> bool {
+        self.is_over && self.sockets.len() == self.total.min(limit)
+    }
 }
 
 /// The next part of an answer; `None` where none comes in time.
