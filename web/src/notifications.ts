@@ -120,6 +120,12 @@ export class NotificationsSocket extends ReplayingSocket<
 
   protected override judge(frame: NotificationsServerFrame): Verdict {
     if (frame.type === "resumed" || frame.type === "resume_failed") this.noteReplay(frame);
+    if (frame.type === "subscription_success") {
+      // A channel where nothing has happened yet is resumed from here; one that was left meanwhile is not.
+      for (const [channel, { epoch, offset }] of Object.entries(frame.positions ?? {})) {
+        if (this.wanted.has(channel)) this.replay.joined(channel, { epoch, seq: offset });
+      }
+    }
     return super.judge(frame);
   }
 

@@ -27,7 +27,10 @@ interface Pending<Event> {
 export class Replay<Event extends Positioned> {
   /** The newest event delivered. */
   private readonly points = new Map<string, HistoryPoint>();
-  /** Where the server says that nothing older can be had: to resume from, but no proof that anything was delivered. */
+  /**
+   * Where the server says that nothing older can be had, or that a channel stood when it was joined: to resume from, but no
+   * proof that anything was delivered.
+   */
   private readonly floors = new Map<string, HistoryPoint>();
   private readonly pending = new Map<string, Pending<Event>>();
 
@@ -63,6 +66,11 @@ export class Replay<Event extends Positioned> {
   failed({ channel, epoch, seq }: ResumeFailedFrame): void {
     this.floors.set(channel, { epoch, seq });
     if (this.points.get(channel)?.epoch !== epoch) this.points.delete(channel);
+  }
+
+  /** The server tells where `channel` stood when it was joined; what is known already of it is nearer to what was delivered. */
+  joined(channel: string, point: HistoryPoint): void {
+    if (this.point(channel) === undefined) this.floors.set(channel, point);
   }
 
   /** The replay of `channel` is over; returns what was held back and is to be delivered now, oldest first. */

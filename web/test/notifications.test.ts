@@ -154,6 +154,30 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await again.frame(), { type: "ping" });
   });
 
+  it("resumes a channel that told no event yet from where it stood when it was joined", async () => {
+    const { socket, peer } = await opened();
+    const undo = socket.subscribe(["quiet", "new", "left"]);
+    await peer.frameOf("subscribe");
+    undo();
+    socket.subscribe(["quiet", "new"]);
+    const positions = { quiet: { epoch: "e1", offset: 8 }, new: { epoch: "", offset: 0 }, left: { epoch: "e1", offset: 2 } };
+    const welcome = { type: "subscription_success", channels: ["quiet", "new", "left"], positions };
+    assert.deepEqual(await delivered(socket, peer, [welcome]), []);
+    peer.cut();
+    const again = await opening(socket);
+    const since = { quiet: { epoch: "e1", offset: 8 }, new: { epoch: "", offset: 0 } };
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["quiet", "new"], since });
+    // Told where they stand now, with what was missed on its way: that is behind the place to resume from.
+    const now = { quiet: { epoch: "e1", offset: 10 }, new: { epoch: "e1", offset: 1 } };
+    const resumed = { type: "resumed", channel: "quiet", epoch: "e1", seq: 10, recovered: 2 };
+    const answer = [{ ...welcome, positions: now }, resumed, edited(9, "quiet")];
+    assert.deepEqual(await delivered(socket, again, answer), [9]);
+    again.cut();
+    const last = await opening(socket);
+    const after9 = { quiet: { epoch: "e1", offset: 9 }, new: { epoch: "", offset: 0 } };
+    assert.deepEqual(await last.frame(), { type: "subscribe", channels: ["quiet", "new"], since: after9 });
+  });
+
   it("resumes channels that it has without asking", async () => {
     const { socket, peer } = await opened();
     assert.deepEqual(await delivered(socket, peer, [edited(3, "user_1")]), [3]);

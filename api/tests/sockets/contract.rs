@@ -25,6 +25,8 @@ fn notifications(user: u64) -> String {
 async fn enter(node: &Node, user: u64) -> Client {
     let mut client = node.connect(&presence(user)).await;
     client.expect("connected").await;
+    // Everything that it comes with is joined once its messages are read.
+    client.expect_nothing_more().await;
     client
 }
 

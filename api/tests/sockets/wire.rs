@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use std::{cell::RefCell, collections::BTreeMap, path::Path, time::Duration};
 
 /// Members whose value depends on the moment or on the server's data: only their kind is compared.
-const VOLATILE: [&str; 8] = ["dream_id", "epoch", "online_count", "seq", "server_time", "timestamp", "url", "version"];
+const VOLATILE: [&str; 9] =
+    ["dream_id", "epoch", "offset", "online_count", "seq", "server_time", "timestamp", "url", "version"];
 
 /// The files that no test has used yet.
 struct Fixtures(RefCell<BTreeMap<String, Value>>);
@@ -275,6 +276,8 @@ async fn presence(node: &Node, fixtures: &Fixtures) {
         let token = mint(&Secret::new(SECRET), &UserId::from(user), Some(name), "", ttl).unwrap();
         let mut client = node.connect(&format!("/api/v1/ws?token={token}")).await;
         let hello = client.json().await;
+        // Everything that it comes with is joined once its messages are read.
+        client.expect_nothing_more().await;
         (client, hello)
     };
     let (mut ada, hello) = enter(123, "ada").await;
@@ -318,6 +321,9 @@ async fn extensions(node: &Node, fixtures: &Fixtures) {
     node.publish(event).await;
     fixtures.hold("x_server_custom_event", &plain.json().await);
     assert!(client.expect("edited").await["seq"].is_u64(), "who resumes is told positions");
+    let mut late = node.connect(&format!("/ws/notifications/?positions=1&token={}", token(4))).await;
+    let subscribed = reply(&mut late, &json!({ "type": "subscribe", "channels": ["post_123"] })).await;
+    fixtures.hold("x_server_subscription_success_positions", &subscribed);
     fixtures.hold("x_server_history", &reply(&mut client, &fixtures.take("x_client_history")).await);
     fixtures.hold("x_server_unsubscribed", &reply(&mut client, &fixtures.take("x_client_unsubscribe")).await);
     let narrowed = reply(&mut client, &fixtures.take("x_client_subscribe_replace")).await;

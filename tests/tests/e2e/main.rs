@@ -11,4 +11,6 @@ mod media;
 mod outage;
 mod page;
 mod sockets;
+mod stuck;
 mod up;
+mod web_client;

@@ -18,6 +18,8 @@ export interface SubscriptionSuccessFrame {
   readonly channels: readonly string[];
   /** Channels that were refused, where there are any. */
   readonly rejected?: readonly { readonly channel: string; readonly reason: string }[] | null;
+  /** Where each of them stood when it was joined, for clients that resume: told on connections with positions. */
+  readonly positions?: { readonly [channel: string]: SincePoint } | null;
 }
 
 /** Answers a token that was handed over in place. */
@@ -107,6 +109,14 @@ function isRejection(value: unknown): value is { readonly channel: string; reado
   return isObject(value) && isString(value["channel"]) && isString(value["reason"]);
 }
 
+function isSincePoint(value: unknown): value is SincePoint {
+  return isObject(value) && isString(value["epoch"]) && isNumber(value["offset"]);
+}
+
+function isPositions(value: unknown): value is { readonly [channel: string]: SincePoint } {
+  return isObject(value) && Object.values(value).every(isSincePoint);
+}
+
 const isPoint = (frame: JsonObject): boolean =>
   isString(frame["channel"]) && isString(frame["epoch"]) && isNumber(frame["seq"]);
 
@@ -114,7 +124,8 @@ const isPoint = (frame: JsonObject): boolean =>
 export const EXTENSION_CHECKS: FrameChecks<ExtensionServerFrame | HistoryFrame<unknown>> = {
   subscription_success: (frame) =>
     isArrayOf(frame["channels"], isString) &&
-    isMissingOr(frame["rejected"], (list) => isArrayOf(list, isRejection)),
+    isMissingOr(frame["rejected"], (list) => isArrayOf(list, isRejection)) &&
+    isMissingOr(frame["positions"], isPositions),
   unsubscribed: (frame) => isArrayOf(frame["channels"], isString),
   resumed: (frame) => isPoint(frame) && isNumber(frame["recovered"]),
   resume_failed: (frame) => isPoint(frame) && isString(frame["reason"]),

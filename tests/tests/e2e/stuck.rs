@@ -1,0 +1,91 @@
+//! Dreams whose jobs are gone for good: their users are told, and can go on.
+
+use anyhow::{Context, Result, ensure};
+use fred::interfaces::{HashesInterface, KeysInterface};
+use oneiro_tests::{Form, Oneiro, Tier, User, eventually, photo};
+use serde_json::{Value, json};
+
+/// An installation without workers whose workers look for what is stuck as often as can be.
+async fn sweeping() -> Result<Oneiro> {
+    let builder = Oneiro::builder().workers(0).env("ONEIRO_WORKER_SWEEP_SECONDS", "1");
+    builder.env("ONEIRO_WORKER_SWEEP_AFTER_SECONDS", "1").start().await
+}
+
+/// Cancels every waiting job of a kind, as an operator may; how many there were.
+async fn cancel_all(oneiro: &Oneiro, kind: &str) -> Result<usize> {
+    let (code, out, errors) = oneiro.cli(&["jobs", "list", "--json"]).await?;
+    ensure!(code == 0, "{out}{errors}");
+    let jobs: Vec<Value> = serde_json::from_str(&out)?;
+    let of_kind: Vec<_> = jobs.iter().filter(|job| job["kind"] == kind && job["state"] == "available").collect();
+    for job in &of_kind {
+        let (code, out, errors) = oneiro.cli(&["jobs", "cancel", job["id"].as_str().context("an id")?]).await?;
+        ensure!(code == 0, "{out}{errors}");
+    }
+    Ok(of_kind.len())
+}
+
+async fn one_image(ada: &User, title: &str) -> Result<u64> {
+    ada.dream(Form::new(title, "text").image(1, photo::jpeg(64, 48, 1)?, 0)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_whose_job_is_gone_for_good_has_failed_and_can_be_asked_for_again() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    let id = one_image(&ada, "Stays").await?;
+    let mut socket = ada.watch(Tier::Ws, id).await?;
+    ada.delete(&format!("/api/dreams/{id}/")).await?.expect(202)?;
+    socket.update("delete_processing").await?;
+    assert_eq!(cancel_all(&oneiro, "delete_images").await?, 1);
+    oneiro.start_worker()?;
+    let failed = socket.update("delete_failed").await?;
+    assert!(failed["message"].as_str().is_some_and(|message| message.contains("try again")), "{failed}");
+    // It is still there, as it was told; and asking again deletes it.
+    ada.get(&format!("/api/dreams/{id}/")).await?.expect(200)?;
+    ada.delete(&format!("/api/dreams/{id}/")).await?.expect(202)?;
+    socket.update("delete_completed").await?;
+    ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dream_goes_on_after_a_deletion_that_failed() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    let id = one_image(&ada, "Grows").await?;
+    let mut socket = ada.watch(Tier::Ws, id).await?;
+    ada.delete(&format!("/api/dreams/{id}/")).await?.expect(202)?;
+    socket.update("delete_processing").await?;
+    assert_eq!(cancel_all(&oneiro, "delete_images").await?, 1);
+    oneiro.start_worker()?;
+    socket.update("delete_failed").await?;
+    let more = Form::default().image(1, photo::jpeg(48, 64, 2)?, 4);
+    let added = ada.post(&format!("/api/dreams/{id}/images/"), more).await?;
+    ensure!(added.status.is_success(), "{added:?}");
+    let done = ada.settled(id, "completed").await?;
+    assert_eq!(done["images"].as_array().map(Vec::len), Some(2), "{done}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_keeps_no_other_dream_waiting() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    // The first in line is looked at first.
+    let broken = one_image(&ada, "Broken").await?;
+    let waiting = one_image(&ada, "Waiting").await?;
+    assert_eq!(cancel_all(&oneiro, "process_image").await?, 2);
+    let redis = oneiro.redis_client().await?;
+    let (_, keys): (String, Vec<String>) =
+        redis.scan_page("0", format!("*{{dream_images_{broken}}}"), Some(10_000), None).await?;
+    let key = keys.iter().find(|key| key.contains(":m:")).with_context(|| format!("its record among {keys:?}"))?;
+    let _: () = redis.hset(key, ("b", "no record")).await?;
+    oneiro.start_worker()?;
+    let failed = ada.settled(waiting, "failed").await?;
+    assert_eq!(failed["images"], json!([]), "{failed}");
+    eventually("the broken one is told to the operator", async || {
+        let log = oneiro.worker(0)?.output()?;
+        Ok(log.contains("a stuck dream could not be helped").then_some(()))
+    })
+    .await
+}
