@@ -419,6 +419,8 @@ def main():
                 bench = Bench(system, options, redis, port, folder)
                 try:
                     rows[system.key] = (system, bench.run())
+                    # So that a run that is ended early was not for nothing.
+                    print(rows[system.key][1], file=sys.stderr, flush=True)
                 except RuntimeError as error:
                     log = (folder / f"{system.key}.log").read_text(errors="replace")[-500:]
                     skipped.append(f"{system.name} ({error})")
