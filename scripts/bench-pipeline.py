@@ -22,6 +22,7 @@ INPUTS = ROOT / "var/bench/in"
 SAMPLES = Path(skimage.__file__).parent / "data"
 ENGINES = {
     "Oneiro": ["target/dist/examples/bench"],
+    "Oneiro, effort 3": ["target/dist/examples/bench"],
     "Oneiro, effort 2": ["target/dist/examples/bench"],
     "sharp, clone()": ["node", "scripts/bench-pipeline-sharp.mjs"],
     "libvips, hand-tuned cascade": [sys.executable, "scripts/bench-pipeline-engines.py", "pyvips"],
@@ -68,8 +69,8 @@ def make_inputs():
 
 def command(engine, job, threads, seconds, out, files):
     paths = [str(INPUTS / file) for file in files]
-    if engine == "Oneiro, effort 2":
-        job += "-fast"
+    if ", effort " in engine:
+        job += f"-effort{engine[-1]}"
     middle = [job, str(threads), str(seconds), out] if engine.startswith("Oneiro") else [job, str(seconds), out]
     return ENGINES[engine] + middle + paths
 
@@ -113,13 +114,15 @@ def main():
     parser.add_argument("--avif", action="store_true")
     arguments = parser.parse_args()
     seconds = arguments.seconds
-    ENGINES["Oneiro"] = ENGINES["Oneiro, effort 2"] = [f"target/{arguments.profile}/examples/bench"]
+    for engine in ENGINES:
+        if engine.startswith("Oneiro"):
+            ENGINES[engine] = [f"target/{arguments.profile}/examples/bench"]
     make_inputs()
     versions, blocks = {}, []
     for title, job, files in JOBS + [AVIF_JOB] * arguments.avif:
         rows, base = [], None
         for engine in ENGINES:
-            if engine == "Oneiro, effort 2" and job != "webp3":
+            if ", effort " in engine and job != "webp3":
                 continue
             run = measure(engine, job, seconds, files)
             versions[engine] = run.get("version", "this commit")
@@ -143,7 +146,7 @@ Written by `scripts/bench-pipeline` on {datetime.now(timezone.utc):%Y-%m-%d} at 
 Each figure is the median of three runs of {seconds:g} s, every engine in a process of its own, one thread, pinned to one core, inputs in
 memory. Inputs are collages of real photographs with grain, quality 90, 4:2:0, EXIF orientation 6, about 2.4 MB for 12 megapixels.
 Variants: 2048, 1024 and 320 px, JPEG quality 82 or WebP quality 80 with effort 4; AVIF quality 50, effort 4 where an engine has one, else speed 6. Equal: sizes, quality setting, orientation applied,
-metadata stripped. Not equal: the row with effort 2 trades bytes for time; peak memory of sharp, pyvips and Pillow includes their interpreters. SSIM and PSNR
+metadata stripped. Not equal: the rows with another effort trade bytes for time; peak memory of sharp, pyvips and Pillow includes their interpreters. SSIM and PSNR
 are against a full decode resampled with Lanczos.
 
 """ + "\n\n".join(blocks) + "\n"

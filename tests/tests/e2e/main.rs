@@ -7,6 +7,7 @@ mod crowds;
 mod deletes;
 mod dreams;
 mod faults;
+mod formats;
 mod media;
 mod outage;
 mod page;

@@ -3,7 +3,7 @@
 //! ```text
 //! bench JOB THREADS SECONDS OUT_DIR|- FILE...
 //! ```
-//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px; `webp3-fast` with effort 2), `thumb` (320 px JPEG), `png1` (1024 px PNG), `avif1`
+//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px; `webp3-effort2` with effort 2 instead of 4), `thumb` (320 px JPEG), `png1` (1024 px PNG), `avif1`
 //! (1024 px AVIF; needs the feature `avif`). With OUT_DIR the variants are written once
 //! and nothing is measured. Prints one line of JSON. Linux only: times and memory are read from /proc.
 
@@ -60,9 +60,10 @@ fn settings_for(job: &str) -> Result<Settings, Failure> {
     settings.variants = match job {
         "jpeg3" => three(Output::Jpeg, 82),
         "webp3" => three(Output::WebP, 80),
-        "webp3-fast" => {
+        webp if webp.starts_with("webp3-effort") => {
+            let effort = webp["webp3-effort".len()..].parse()?;
             let mut variants = three(Output::WebP, 80);
-            variants.iter_mut().for_each(|variant| variant.effort = 2);
+            variants.iter_mut().for_each(|variant| variant.effort = effort);
             variants
         }
         "thumb" => vec![sized("320", 320)],
