@@ -1,5 +1,5 @@
 //! Asking the socket processes: who is connected, and ending connections. Nothing about a connection is kept in Redis; the processes are asked
-//! over [`CONTROL_CHANNEL`](crate::publish::CONTROL_CHANNEL), and those that are connected to Redis at that moment answer.
+//! over [`CONTROL_CHANNEL`], and those that are connected to Redis at that moment answer.
 
 use crate::{
     auth::UserId,

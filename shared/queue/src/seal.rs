@@ -12,7 +12,7 @@ const LAYOUT: u8 = 1;
 
 /// Keys that seal payloads: the first given seals what is pushed, all of them open.
 ///
-/// To rotate, give all workers and producers a ring that [knows](Self::knows) the new key, then one with the new key first; drop the old
+/// To rotate, give all workers and producers a ring that `knows` the new key, then one with the new key first; drop the old
 /// key when no job sealed with it is left. A worker that meets a job whose key it does not have hands it back, unspent, for one that has.
 /// Payloads are sealed, and only they: kinds, groups, unique keys, metadata, errors, progress and results are stored as they are.
 ///
