@@ -83,7 +83,7 @@ async fn list(args: ListArgs, config: &Config, json: bool) -> anyhow::Result<()>
     }
     if json {
         let jobs: Vec<serde_json::Value> =
-            found.iter().map(|(queue, job)| with_queue(queue, job)).collect::<Result<_, _>>()?;
+            found.iter().map(|(queue, job)| show::tagged("queue", queue, job)).collect::<Result<_, _>>()?;
         return show::json(&jobs);
     }
     let rows = found.iter().map(|(queue, job)| row(queue, job)).collect();
@@ -92,12 +92,6 @@ async fn list(args: ListArgs, config: &Config, json: bool) -> anyhow::Result<()>
         show::text(&format!("there are more; --limit shows up to 1000 of each state (now {limit})"));
     }
     Ok(())
-}
-
-fn with_queue(queue: &str, job: &JobRecord) -> serde_json::Result<serde_json::Value> {
-    let mut value = serde_json::to_value(job)?;
-    value["queue"] = queue.into();
-    Ok(value)
 }
 
 fn row(queue: &str, job: &JobRecord) -> Vec<String> {
@@ -146,7 +140,7 @@ async fn explain(id: JobId, config: &Config, json: bool) -> anyhow::Result<()> {
 async fn show_one(id: JobId, config: &Config, json: bool) -> anyhow::Result<()> {
     let (queue, job) = find(id, config).await?.ok_or_else(|| unknown(id))?;
     if json {
-        return show::json(&with_queue(queue.name().as_str(), &job)?);
+        return show::json(&show::tagged("queue", queue.name().as_str(), &job)?);
     }
     let mut rows = vec![
         ("id", job.id.to_string()),

@@ -62,14 +62,8 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
         all.push((queue.name().to_string(), stats));
     }
     if json {
-        let all: Vec<serde_json::Value> = all
-            .iter()
-            .map(|(name, stats)| {
-                let mut value = serde_json::to_value(stats)?;
-                value["name"] = name.as_str().into();
-                Ok(value)
-            })
-            .collect::<serde_json::Result<_>>()?;
+        let all: Vec<serde_json::Value> =
+            all.iter().map(|(name, stats)| show::tagged("name", name, stats)).collect::<serde_json::Result<_>>()?;
         return show::json(&all);
     }
     let rows = all
@@ -111,8 +105,7 @@ async fn forecast(target: Duration, config: &Config, json: bool) -> anyhow::Resu
         let all: Vec<serde_json::Value> = all
             .iter()
             .map(|(name, wanted, forecast)| {
-                let mut value = serde_json::to_value(forecast)?;
-                value["name"] = name.as_str().into();
+                let mut value = show::tagged("name", name, forecast)?;
                 value["wanted_workers"] = (*wanted).into();
                 Ok(value)
             })
@@ -212,11 +205,7 @@ pub(crate) async fn workers(args: WorkersArgs, config: &Config, json: bool) -> a
     if json {
         let all: Vec<serde_json::Value> = all
             .iter()
-            .map(|(queue, worker)| {
-                let mut value = serde_json::to_value(worker)?;
-                value["queue"] = queue.as_str().into();
-                Ok(value)
-            })
+            .map(|(queue, worker)| show::tagged("queue", queue, worker))
             .collect::<serde_json::Result<_>>()?;
         return show::json(&all);
     }

@@ -21,6 +21,13 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A value as JSON with one more field, which says whose it is.
+pub(crate) fn tagged(field: &str, name: &str, value: &impl Serialize) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(value)?;
+    value[field] = name.into();
+    Ok(value)
+}
+
 /// Prints a table, or `empty` where it has no rows.
 pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>, empty: &str) {
     if rows.is_empty() {
