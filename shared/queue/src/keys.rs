@@ -21,11 +21,10 @@
 //! | `cancels` | set | running jobs whose cancel was asked for | until they end |
 //! | `started` | hash | suspect -> worker that started it | while running |
 //! | `wk:<kind>` | list | at most one token: there is work | until a worker pops it |
-//! | `workers` | zset | worker number -> lease deadline ms | while it beats, then until its jobs are recovered |
+//! | `workers` | zset | worker number (random, 25 bits) -> lease deadline ms | while it beats, then until its jobs are recovered |
 //! | `w:<n>` | hash | `f` first unused token, `info`, `beat`, `pre`, `late` | as above |
 //! | `ctl:<n>` | list | commands to a worker | 60 s |
 //! | `pong:<n>` | list | answers to a ping | 10 s |
-//! | `wid` | string | last worker number | for ever |
 //! | `kinds` | set | kinds that were ever pushed | for ever |
 //! | `cfg` | hash | `paused`, `rate`, `burst`, `cap` | for ever |
 //! | `rl` | hash | token bucket | for ever |

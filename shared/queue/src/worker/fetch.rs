@@ -65,6 +65,8 @@ pub(super) struct Fetcher {
     due: Option<Instant>,
     pub(super) wake: Option<BoxFuture<'static, bool>>,
     stop_at: Option<Instant>,
+    /// Whether all has ended here and Redis could not be told.
+    pub(super) has_given_up: bool,
 }
 
 /// Runs until the worker is closed and everything is settled.
@@ -96,6 +98,7 @@ async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
         due: None,
         wake: None,
         stop_at: None,
+        has_given_up: false,
     };
     fetcher.work(&waiting).await;
     close(&client).await;
@@ -121,6 +124,9 @@ impl Fetcher {
             self.mind_the_stop();
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
             self.unsettled.append(&mut ended);
+            if self.has_given_up {
+                return;
+            }
             if self.is_over() && self.unsettled.is_empty() {
                 self.leave().await;
                 return;

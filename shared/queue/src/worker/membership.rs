@@ -20,6 +20,11 @@ use crate::{JobId, QueueError, scripts};
 
 /// Tokens of one worker number.
 const TOKENS: u64 = 1 << 28;
+/// Worker numbers are below this: number and count make a token, which a sorted set's score holds exactly up to 2^53.
+const NUMBERS: u32 = 1 << 25;
+/// How long a worker whose handlers have ended tries to tell Redis so, before it leaves the rest to the end of its leases; one call may
+/// take as long again.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fetcher {
     pub(super) async fn register(&mut self) {
@@ -27,12 +32,19 @@ impl Fetcher {
         loop {
             let info = serde_json::to_string(&self.shared.describe(self.at)).unwrap_or_default();
             let is_prefetching = i64::from(self.shared.options.prefetch > 0);
-            let args: Vec<Value> =
-                vec![self.source().queue.options().lease_ms().into(), info.into(), is_prefetching.into()];
-            let made: Result<u32, QueueError> =
+            let number = rand::rng().random_range(1..NUMBERS);
+            let args: Vec<Value> = vec![
+                self.source().queue.options().lease_ms().into(),
+                info.into(),
+                is_prefetching.into(),
+                number.into(),
+            ];
+            let made: Result<bool, QueueError> =
                 scripts::run(&self.calls, &scripts::REGISTER, self.source().queue.prefix(), args).await;
             match made {
-                Ok(number) => {
+                // Another worker has it.
+                Ok(false) => {}
+                Ok(true) => {
                     self.next_token = u64::from(number) * TOKENS + 1;
                     self.last_token = u64::from(number) * TOKENS + TOKENS - 1;
                     self.is_hungry = true;
@@ -89,6 +101,7 @@ impl Fetcher {
 
     /// After a call whose fate is unknown: bars it, and returns jobs it may have claimed without our hearing of them.
     pub(super) async fn reconcile_until_done(&mut self) {
+        let begun = Instant::now();
         let mut wait = Duration::from_millis(50);
         self.next_token += MOST_CLAIMED as u64;
         while let Err(error) = self.reconcile().await {
@@ -96,6 +109,11 @@ impl Fetcher {
             renew_after(&self.calls, &error).await;
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
             self.unsettled.append(&mut ended);
+            if self.is_over() && begun.elapsed() >= PATIENCE {
+                tracing::warn!(queue.name = %self.source().queue.name(), jobs = self.unsettled.len(), "redis was not told how these jobs ended before this worker did, they will run again when their leases are over");
+                self.has_given_up = true;
+                return;
+            }
             tokio::time::sleep(jittered(wait)).await;
             wait = (wait * 2).min(Duration::from_secs(1));
         }
@@ -145,8 +163,6 @@ impl Fetcher {
 
     pub(super) async fn leave(&mut self) {
         const RETURNED: i64 = 500;
-        /// How long to try before the lease's own end is left to do the work; one call may take as long again.
-        const PATIENCE: Duration = Duration::from_secs(10);
         let number = self.source().number.load(Ordering::Acquire);
         let begun = Instant::now();
         while number > 0 && begun.elapsed() < PATIENCE {

@@ -184,3 +184,49 @@ async fn a_worker_whose_connections_do_not_answer_ends_when_told_to() {
     worker.context.stop().unwrap();
     tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
 }
+
+#[tokio::test]
+async fn a_worker_that_cannot_tell_how_its_last_job_ended_ends_all_the_same_and_the_job_runs_again() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let options = QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() };
+    let worker = start(&behind(&proxy, options.clone()).await, WorkerOptions::default());
+    let queue = server.queue_with("q", options).await;
+    let id = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    eventually("running", || async { worker.log.of("hang").len() == 1 }).await;
+    let first = queue.job(&id).await.unwrap().unwrap().worker;
+    proxy.set(Wire::Deaf);
+    // The handler ends for lack of a lease, and that end can be told to nobody.
+    let other = start(&queue, WorkerOptions::default());
+    eventually("taken over", || async { other.log.of("hang").len() == 1 }).await;
+    worker.context.stop().unwrap();
+    tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
+    assert_ne!(queue.job(&id).await.unwrap().unwrap().worker, first);
+    queue.cancel(&id).await.unwrap();
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn workers_from_before_and_after_redis_lost_its_data_do_not_take_each_other_for_themselves() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let before = start(&behind(&proxy, QueueOptions::default()).await, WorkerOptions::default());
+    let queue = server.queue("q").await;
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    proxy.set(Wire::Stalled);
+    let _: () = server.command(&["FLUSHALL"]).await;
+    let after = start(&queue, WorkerOptions::default());
+    eventually("registered anew", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    proxy.set(Wire::Whole);
+    eventually("both are known", || async { queue.workers().await.unwrap().len() == 2 }).await;
+    for n in 0..50 {
+        queue.push(act(Act::Succeed, &format!("job {n}"))).await.unwrap();
+    }
+    eventually("all ran", || async { queue.stats().await.unwrap().completed == 50 }).await;
+    for n in 0..50 {
+        let label = format!("job {n}");
+        assert_eq!(before.log.of(&label).len() + after.log.of(&label).len(), 1, "{label}");
+    }
+    before.stop().await;
+    after.stop().await;
+}
