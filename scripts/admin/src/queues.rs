@@ -5,7 +5,7 @@ use crate::{
     show,
 };
 use anyhow::{Context, bail};
-use apalis_fred::{Queue, QueueName, list_queues};
+use apalis_fred::{Health, Queue, QueueName, list_queues};
 use oneiro_core::{config::Config, jobs::Queues, redis};
 use std::time::{Duration, SystemTime};
 
@@ -213,12 +213,12 @@ pub(crate) async fn workers(args: WorkersArgs, config: &Config, json: bool) -> a
         .into_iter()
         .map(|(queue, w)| {
             let time = |ms: u64| show::ago(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
-            let is = if w.is_late {
-                "late"
-            } else if w.is_quiet {
-                "quiet"
-            } else {
-                "working"
+            let is = match w.health {
+                _ if w.is_late => "late".to_owned(),
+                Health::Stuck { since_ms } => format!("stuck, {}", time(since_ms)),
+                _ if w.is_quiet => "quiet".to_owned(),
+                Health::Consuming => "working".to_owned(),
+                Health::Idle | Health::Quiet => "idle".to_owned(),
             };
             vec![
                 queue,
@@ -230,7 +230,7 @@ pub(crate) async fn workers(args: WorkersArgs, config: &Config, json: bool) -> a
                 format!("{}/{}", w.running, w.concurrency),
                 time(w.started_at_ms),
                 time(w.beat_at_ms),
-                is.to_owned(),
+                is,
             ]
         })
         .collect();

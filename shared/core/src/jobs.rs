@@ -96,6 +96,7 @@ impl Queues {
             max_latency: (config.max_wait_seconds > 0).then(|| config.max_wait()),
             retention_completed: Retention::new(config.completed_retention(), config.completed_retention_count),
             retention_dead: Retention::new(config.dead_retention(), config.dead_retention_count),
+            keys: config.keys().expect("checked when the configuration was read"),
             ..QueueOptions::default()
         }
     }

@@ -1,7 +1,8 @@
 //! What the programs say before they do anything.
 
 use anyhow::{Context, Result};
-use oneiro_tests::{Oneiro, Spawn, Tier, free_port, program};
+use fred::interfaces::HashesInterface;
+use oneiro_tests::{Form, Oneiro, Spawn, Tier, free_port, photo, program};
 
 const PROGRAMS: [&str; 4] = ["api", "ws", "worker", "oneiro"];
 const SECRET: &str = "a secret for tests only, longer than 32 bytes";
@@ -108,5 +109,28 @@ async fn a_taken_address_is_a_clear_error() -> Result<()> {
         let said = format!("{out}{errors}");
         assert!(said.contains(&oneiro.port(tier).to_string()), "{name} names the address: {said}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_arguments_are_sealed_in_redis_once_there_are_keys() -> Result<()> {
+    let stored = async |oneiro: &Oneiro| -> Result<String> {
+        let records: Vec<Vec<u8>> = oneiro.redis_client().await?.hvals("aq:{images}:jobs").await?;
+        anyhow::ensure!(records.len() == 1, "{} jobs are stored", records.len());
+        Ok(String::from_utf8_lossy(&records.concat()).into_owned())
+    };
+    let form = || Ok::<_, anyhow::Error>(Form::new("Secret", "text").image(1, photo::jpeg(64, 48, 1)?, 0));
+    let open = Oneiro::builder().workers(0).start().await?;
+    open.user(1)?.dream(form()?).await?;
+    assert!(stored(&open).await?.contains("dream_id"), "arguments are legible without keys");
+
+    let keys = format!("2026-11:{},2026-05:{}", "4f".repeat(32), "a1".repeat(32));
+    let mut sealed = Oneiro::builder().workers(0).env("ONEIRO_QUEUES_ENCRYPTION_KEYS", keys).start().await?;
+    let ada = sealed.user(1)?;
+    let id = ada.dream(form()?).await?;
+    let record = stored(&sealed).await?;
+    assert!(!record.contains("dream_id") && record.contains("2026-11"), "{record}");
+    sealed.start_worker()?;
+    ada.settled(id, "completed").await?;
     Ok(())
 }

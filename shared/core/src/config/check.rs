@@ -22,6 +22,9 @@ pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
         addr("worker.metrics_addr (WORKER_METRICS_ADDR)", &config.worker.metrics_addr);
     }
     redis(config, errors);
+    if let Err(reason) = config.queues.keys() {
+        errors.push(format!("queues.encryption_keys: {reason}; `openssl rand -hex 32` makes a key"));
+    }
     storage(config, errors);
     if matches!(role, Role::Api | Role::Ws) {
         tokens(config, errors);

@@ -1,6 +1,7 @@
 //! The typed form of each section of `config/default.toml`, which gives every key's meaning, unit and default.
 
 use super::Secret;
+use apalis_fred::KeyRing;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, time::Duration};
 
@@ -227,6 +228,7 @@ pub struct QueuesConfig {
     pub completed_retention_count: u64,
     pub dead_retention_seconds: u64,
     pub dead_retention_count: u64,
+    pub encryption_keys: Secret,
 }
 
 impl QueuesConfig {
@@ -242,6 +244,39 @@ impl QueuesConfig {
         /// How long dead jobs are kept.
         dead_retention = dead_retention_seconds;
     }
+
+    /// The keys that seal jobs' arguments, if any.
+    ///
+    /// # Errors
+    /// What is wrong with them, without the keys.
+    pub fn keys(&self) -> Result<Option<KeyRing>, String> {
+        let mut ring: Option<KeyRing> = None;
+        for (at, pair) in
+            self.encryption_keys.expose().split(',').map(str::trim).filter(|pair| !pair.is_empty()).enumerate()
+        {
+            let (name, key) = pair
+                .split_once(':')
+                .and_then(|(name, digits)| Some((name, key_from_hex(digits)?)))
+                .ok_or_else(|| format!("pair {} is not `name:key` with a key of 64 hex digits", at + 1))?;
+            let with = match ring {
+                None => KeyRing::new(name, &key),
+                Some(ring) => ring.knows(name, &key),
+            };
+            ring = Some(with.map_err(|_| {
+                format!("name {} is taken twice or not 1 to 64 letters, digits, `_`, `.` or `-`", at + 1)
+            })?);
+        }
+        Ok(ring)
+    }
+}
+
+fn key_from_hex(digits: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = digits
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|value| value.try_into().ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    (digits.len() == 64).then(|| bytes.try_into().ok()).flatten()
 }
 
 /// `[dreams]`: lifetimes of records and events.

@@ -60,6 +60,33 @@ fn a_file_overrides_defaults_and_unknown_keys_are_named() {
 }
 
 #[test]
+fn encryption_keys_are_read_checked_and_not_shown() {
+    let with = |keys: &str| {
+        let env = env(&[("ONEIRO_QUEUES_ENCRYPTION_KEYS", keys)]);
+        Config::from_layers(Role::Worker, None, &env).map_err(|errors| errors.to_string())
+    };
+    let (new, old) = ("0a".repeat(32), "FF".repeat(32));
+    assert!(with("").unwrap().queues.keys().unwrap().is_none());
+    let config = with(&format!("2026-11:{new}, 2026-05:{old}")).unwrap();
+    let ring = config.queues.keys().unwrap().unwrap();
+    assert_eq!(ring.ids().collect::<Vec<_>>(), ["2026-11", "2026-05"]);
+    assert!(!config.to_toml().contains(&new) && !format!("{config:?}").contains(&new));
+    let (short, not_hex, odd) = ("0a".repeat(31), "+f".repeat(32), "0a0".repeat(21));
+    for bad in [
+        &new,
+        &format!("a:{short}"),
+        &format!("a:{not_hex}"),
+        &format!("a:{odd}"),
+        &format!("a:{new},a:{old}"),
+        &format!("a b:{new}"),
+    ] {
+        let error = with(bad).unwrap_err();
+        assert!(error.contains("queues.encryption_keys"), "{error}");
+        assert!(!error.contains(&new), "the key is in {error}");
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let config = Config::from_layers(
         Role::Api,
