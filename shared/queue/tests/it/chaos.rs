@@ -20,8 +20,8 @@ use apalis_core::{
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
 use apalis_fred::{
-    FredStorage, Job, JobContext, JobId, NewJob, Priority, Queue, QueueOptions, Retention, RetryPolicy, State,
-    WorkerOptions,
+    FredStorage, Job, JobContext, JobFilter, JobId, NewJob, Priority, Queue, QueueOptions, QueueStats, Retention,
+    RetryPolicy, State, WorkerOptions,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     network::behind,
     proxy::{Proxy, Wire},
-    redis::{Server, eventually},
+    redis::{PATIENCE, Server, eventually},
 };
 
 const ENV: &str = "APALIS_FRED_CHAOS";
@@ -219,6 +219,37 @@ fn read_journals(dir: &Path) -> BTreeMap<JobId, Vec<String>> {
     ran
 }
 
+/// Waits until every job has ended, however many are left over, as long as some of them end.
+async fn drained(queue: &Queue) -> QueueStats {
+    let (mut ended, mut at) = (0, Instant::now());
+    loop {
+        if let Ok(stats) = queue.stats().await {
+            if stats.available + stats.scheduled + stats.running + stats.retryable == 0 {
+                return stats;
+            }
+            if stats.completed + stats.dead > ended {
+                (ended, at) = (stats.completed + stats.dead, Instant::now());
+            }
+            if at.elapsed() > PATIENCE {
+                panic!("no job ended for {PATIENCE:?}: {stats:?}\n{}", stuck(queue).await);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Why some of the jobs do not run, and which workers there are.
+async fn stuck(queue: &Queue) -> String {
+    let mut told = format!("{:#?}\n", queue.workers().await);
+    for state in [State::Available, State::Scheduled, State::Running, State::Retryable] {
+        let filter = JobFilter { limit: 3, ..JobFilter::in_state(state) };
+        for job in queue.jobs(&filter).await.unwrap().jobs {
+            told += &format!("{state:?}: {:#?}\n{job:#?}\n", queue.explain(&job.id).await);
+        }
+    }
+    told
+}
+
 #[expect(clippy::print_stdout, reason = "a long campaign tells what it did")]
 async fn campaign(seed: u64, length: Duration) {
     let mut random = StdRng::seed_from_u64(seed);
@@ -282,11 +313,7 @@ async fn campaign(seed: u64, length: Duration) {
     for producer in producers {
         pushed.extend(producer.await.unwrap());
     }
-    eventually("everything ended", || async {
-        queue.stats().await.is_ok_and(|s| s.available + s.scheduled + s.running + s.retryable == 0)
-    })
-    .await;
-    let stats = queue.stats().await.unwrap();
+    let stats = drained(&queue).await;
     assert_eq!(stats.completed + stats.dead, pushed.len() as u64, "{stats:?}");
     let ran = read_journals(dir.path());
     let mut doubles = 0;
