@@ -3,6 +3,7 @@
 mod access_log;
 mod cross_origin;
 mod error;
+mod first;
 mod listener;
 mod routes;
 mod serve;

@@ -1,11 +1,12 @@
 //! One TCP connection and how long it may keep us waiting: for a request's head, between two requests, and in the midst of an exchange.
 //!
 //! One task looks at all connections once a second; a timer of the runtime's own would cost each of them more. A connection that becomes a
-//! WebSocket leaves ([`Connection::into_inner`]): its session keeps its own time.
+//! WebSocket leaves ([`Takeover`]): its session keeps its own time.
 
-use hyper_util::rt::TokioIo;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::{
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -177,11 +178,27 @@ impl Watch {
 pub(crate) struct Connection {
     stream: TcpStream,
     watch: Arc<Watch>,
+    /// What was read already and is to be read again.
+    ahead: Bytes,
 }
 
 impl Connection {
     pub(crate) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
+        Self { stream, watch, ahead: Bytes::new() }
+    }
+
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// Gives back what was read, for the next reader.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        self.ahead = read;
+    }
+
+    /// The bare stream, without the watch.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     fn check<T>(
@@ -203,6 +220,12 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let len = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..len]);
+            self.ahead.advance(len);
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.check(cx, polled, Watch::was_read)
     }
@@ -236,24 +259,20 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The right to take a request's connection over, in the extensions of the request.
-#[derive(Clone)]
-pub(crate) struct Upgrade(hyper::upgrade::OnUpgrade);
+/// How a connection goes on that is HTTP no longer: with the bare stream, and what the client sent behind its request.
+pub(crate) type Takeover = Box<dyn FnOnce(TcpStream, Bytes) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// In the extensions of every request: who answers it with 101 tells here how its connection goes on.
+#[derive(Clone, Default)]
+pub(crate) struct Upgrade(Arc<Mutex<Option<Takeover>>>);
 
 impl Upgrade {
-    pub(crate) fn of<B>(request: &mut hyper::Request<B>) -> Self {
-        Self(hyper::upgrade::on(request))
+    /// Once the answer is written.
+    pub(crate) fn then(&self, takeover: Takeover) {
+        *self.0.lock() = Some(takeover);
     }
 
-    /// The bare connection, and what the client sent behind its request; once the answer that switches protocols is written.
-    ///
-    /// # Errors
-    /// The client left, or the request asked for no upgrade.
-    pub(crate) async fn stream(self) -> io::Result<(TcpStream, bytes::Bytes)> {
-        let upgraded = self.0.await.map_err(io::Error::other)?;
-        let parts = upgraded
-            .downcast::<TokioIo<Connection>>()
-            .map_err(|_| io::Error::other("a connection of another server"))?;
-        Ok((parts.io.into_inner().stream, parts.read_buf))
+    pub(crate) fn take(&self) -> Option<Takeover> {
+        self.0.lock().take()
     }
 }

@@ -22,10 +22,17 @@ use oneiro_core::{
 use oneiro_events::Broker;
 use poem::{EndpointExt, Route, endpoint::BoxEndpoint, http::StatusCode};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 
 /// A connection that sends nothing for so long between two requests is closed: browsers keep theirs for about as long.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
+
+/// Connections that wait to be accepted, as far as the system allows: everybody comes back at once after a restart, and a connection that finds no
+/// room tries again only a second later.
+const BACKLOG: u32 = 4_096;
 
 /// What both servers take on the command line; everything else is configuration.
 #[derive(Debug, Parser)]
@@ -91,7 +98,7 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     let state =
         Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
     let app = app(role, &state, sockets.as_ref());
-    let listener = bind(addr).await?;
+    let listener = bind(addr)?;
     tracing::info!(%addr, role = ?role, "listening");
     let stop = {
         let state = state.clone();
@@ -141,8 +148,15 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
     app.with(AccessLog).boxed()
 }
 
-async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| {
+fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listening = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restarted process takes the port again while connections of its predecessor are still winding down.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    listening().with_context(|| {
         format!("cannot listen on {addr}; is another process using the port? HTTP_ADDR, WS_ADDR or PORT choose another")
     })
 }

@@ -1,10 +1,12 @@
 //! HTTP/1.1 for poem's endpoints. poem's own server keeps a task, a lock and two boxes per upgraded connection, sets no deadline for a request's
-//! head, and does not hand the bare socket out; this one does, and leaves the rest to hyper.
+//! head, and does not hand the bare socket out; this one does, and leaves the rest to hyper, except for handshakes that arrive whole (`first`).
 
 use crate::{
     error::report,
-    listener::{Connection, Limits, Upgrade, Watch, Watchman},
+    first::{self, First},
+    listener::{Connection, Limits, Takeover, Upgrade, Watch, Watchman},
 };
+use bytes::Bytes;
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     server::conn::http1,
@@ -18,7 +20,7 @@ use poem::{
 };
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -26,7 +28,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After a failed accept (no file descriptors left, above all) the next one waits, rather than spin.
@@ -72,7 +77,17 @@ pub(crate) async fn serve<E: Endpoint<Output = Response> + 'static>(
             tracing::debug!(error = report(&error), "a connection ended before it was set up");
             continue;
         }
-        connections.spawn(converse(stream, watch, endpoint.clone(), local, peer, stopping.clone()));
+        let (connection, addresses) = (Connection::new(stream, watch), Addresses { local, peer });
+        // Boxed, and gone before the connection is taken over: what a socket's task holds for hours stays small.
+        let conversing = Box::pin(converse(connection, endpoint.clone(), addresses, stopping.clone()));
+        let counted = connections.token();
+        tokio::spawn(async move {
+            let taken = conversing.await;
+            drop(counted);
+            if let Some((takeover, stream, early)) = taken {
+                takeover(stream, early).await;
+            }
+        });
     }
     drop(listener);
     stopping.cancel();
@@ -83,38 +98,80 @@ pub(crate) async fn serve<E: Endpoint<Output = Response> + 'static>(
     Ok(())
 }
 
-/// One connection, request after request.
+/// The two ends of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+/// A connection that HTTP is done with, what was read of it on top, and how it goes on.
+type Taken = (Takeover, TcpStream, Bytes);
+
+/// One connection until it ends or is taken over.
 async fn converse<E: Endpoint<Output = Response> + 'static>(
-    stream: TcpStream,
-    watch: Arc<Watch>,
+    mut connection: Connection,
     endpoint: Arc<E>,
-    local: SocketAddr,
-    peer: SocketAddr,
+    addresses: Addresses,
     stopping: CancellationToken,
-) {
-    let io = TokioIo::new(Connection::new(stream, watch.clone()));
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+) -> Option<Taken> {
+    let first = tokio::select! {
+        biased;
+        first = first::read(&mut connection) => first,
+        () = stopping.cancelled() => return None,
+    };
+    let outcome = match first {
+        Ok(First::Handshake(handshake)) => first::answer(connection, &*endpoint, addresses, handshake).await,
+        Ok(First::Other(read)) => {
+            connection.put_back(read);
+            exchange(connection, endpoint, addresses, stopping).await.map_err(io::Error::other)
+        }
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| {
+        tracing::debug!(error = report(&error), "a connection ended badly");
+        None
+    })
+}
+
+/// Request after request, by hyper.
+async fn exchange<E: Endpoint<Output = Response> + 'static>(
+    connection: Connection,
+    endpoint: Arc<E>,
+    addresses: Addresses,
+    stopping: CancellationToken,
+) -> hyper::Result<Option<Taken>> {
+    let (watch, upgrade) = (connection.watch().clone(), Upgrade::default());
+    let agreed = upgrade.clone();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         watch.begin_exchange();
-        let upgrade = Upgrade::of(&mut request);
-        let addresses = (LocalAddr(local.into()), RemoteAddr(peer.into()));
-        let mut request = Request::from((request, addresses.0, addresses.1, Scheme::HTTP));
-        request.extensions_mut().insert(upgrade);
+        let (local, peer) = (LocalAddr(addresses.local.into()), RemoteAddr(addresses.peer.into()));
+        let mut request = Request::from((request, local, peer, Scheme::HTTP));
+        request.extensions_mut().insert(upgrade.clone());
         let (endpoint, watch) = (endpoint.clone(), watch.clone());
-        async move {
+        Box::pin(async move {
             let response = hyper::Response::from(endpoint.get_response(request).await);
             Ok::<_, Infallible>(response.map(|body| Answer { body, watch }))
-        }
+        })
     });
-    let mut connection = pin!(http1::Builder::new().serve_connection(io, service).with_upgrades());
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(connection), service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
         () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(error = report(&error), "a connection ended badly");
+    ended?;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().into_stream();
+    match agreed.take() {
+        Some(takeover) => Ok(Some((takeover, stream, parts.read_buf))),
+        None => {
+            // An error means that the client closed first.
+            let _ = stream.shutdown().await;
+            Ok(None)
+        }
     }
 }
 

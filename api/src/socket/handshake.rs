@@ -54,8 +54,15 @@ impl Caller {
     }
 }
 
+/// Only what may be the one is decoded: a query is looked through for every parameter, and most of it is the token.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+    query.split('&').find_map(|pair| {
+        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
+        if key != name && !key.contains(['%', '+']) {
+            return None;
+        }
+        url::form_urlencoded::parse(pair.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+    })
 }
 
 /// Header, then subprotocol, then query, then cookie.
@@ -154,7 +161,8 @@ pub(crate) fn upgrade_key(request: &Request) -> Result<String, Box<Response>> {
         return Err(Box::new(refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the protocol is spoken")));
     }
     let key = request.header(header::SEC_WEBSOCKET_KEY).map(str::trim).unwrap_or_default();
-    if !BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+    let mut decoded = [0; 18];
+    if BASE64.decode_slice(key, &mut decoded) != Ok(16) {
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in Base64")));
     }
     Ok(key.to_owned())

@@ -235,7 +235,7 @@ impl Hub {
                 let (attachment, position) = self.0.subscriptions.attach(channel, listener).await?;
                 let mut state = topic.state.lock();
                 // Events may have been dispatched since; they are later than where the attachment began.
-                if state.last == Position::origin() {
+                if state.last.is_origin() {
                     state.last = position;
                 }
                 Ok::<_, EventError>(attachment)
@@ -288,7 +288,7 @@ impl Membership {
     pub(crate) fn go_live(&self, sent: &Position) -> bool {
         let mut state = self.topic.state.lock();
         // Another epoch cannot be compared; its events are announced by a gap. Only the beginning of a channel comes before every epoch.
-        let is_comparable = state.last.epoch == sent.epoch || *sent == Position::origin();
+        let is_comparable = state.last.epoch == sent.epoch || sent.is_origin();
         if is_comparable && state.last.offset > sent.offset {
             return false;
         }

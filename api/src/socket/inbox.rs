@@ -141,7 +141,7 @@ impl Session {
         encoding: super::encode::Encoding,
         end: Position,
     ) -> Result<Position, Close> {
-        if end == Position::origin() {
+        if end.is_origin() {
             return Ok(end);
         }
         let broker = &self.ctx.broker;

@@ -55,7 +55,7 @@ struct State<K> {
     looked_through_at: usize,
 }
 
-impl<K: Hash + Eq> Limiter<K> {
+impl<K: Hash + Eq + Clone> Limiter<K> {
     /// `rate` a second sustained, `capacity` at once. A rate of 0 is no limit.
     pub(crate) fn new(rate: u32, capacity: u32) -> Self {
         let state = State { buckets: HashMap::new(), looked_through_at: MANY_KEYS };
@@ -63,7 +63,7 @@ impl<K: Hash + Eq> Limiter<K> {
     }
 
     /// Whether this one may pass.
-    pub(crate) fn admit(&self, key: K, now: Instant) -> bool {
+    pub(crate) fn admit(&self, key: &K, now: Instant) -> bool {
         if self.rate == 0 {
             return true;
         }
@@ -79,8 +79,13 @@ impl<K: Hash + Eq> Limiter<K> {
             state.buckets.shrink_to(MANY_KEYS);
             state.looked_through_at = MANY_KEYS.max(state.buckets.len() * 2).min(MAX_KEYS);
         }
-        let bucket = state.buckets.entry(key).or_insert_with(|| Bucket::full(self.capacity, now));
-        bucket.take(self.rate, self.capacity, now)
+        if let Some(bucket) = state.buckets.get_mut(key) {
+            return bucket.take(self.rate, self.capacity, now);
+        }
+        let mut bucket = Bucket::full(self.capacity, now);
+        let is_admitted = bucket.take(self.rate, self.capacity, now);
+        state.buckets.insert(key.clone(), bucket);
+        is_admitted
     }
 }
 
@@ -93,11 +98,11 @@ mod tests {
     fn a_burst_passes_and_then_the_rate() {
         let limiter = Limiter::new(2, 4);
         let start = Instant::now();
-        let passed = |at: Duration| (0..10).filter(|_| limiter.admit("a", start + at)).count();
+        let passed = |at: Duration| (0..10).filter(|_| limiter.admit(&"a", start + at)).count();
         assert_eq!(passed(Duration::ZERO), 4);
         assert_eq!(passed(Duration::from_secs(1)), 2);
         assert_eq!(passed(Duration::from_secs(100)), 4);
-        assert!(limiter.admit("b", start), "each key has its own");
+        assert!(limiter.admit(&"b", start), "each key has its own");
     }
 
     #[test]
@@ -105,7 +110,7 @@ mod tests {
         let limiter = Limiter::new(1, 2);
         let start = Instant::now();
         for n in 0..50_000_u32 {
-            assert!(limiter.admit(n, start + Duration::from_millis(u64::from(n))));
+            assert!(limiter.admit(&n, start + Duration::from_millis(u64::from(n))));
         }
         assert!(limiter.state.lock().buckets.len() <= 2 * MANY_KEYS);
     }
@@ -113,6 +118,6 @@ mod tests {
     #[test]
     fn zero_is_no_limit() {
         let limiter = Limiter::new(0, 0);
-        assert!((0..1_000).all(|_| limiter.admit("a", Instant::now())));
+        assert!((0..1_000).all(|_| limiter.admit(&"a", Instant::now())));
     }
 }

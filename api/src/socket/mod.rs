@@ -38,7 +38,7 @@ mod wheel;
 
 use crate::{ApiError, listener::Upgrade};
 use close::Close;
-use fred::clients::SubscriberClient;
+use fred::clients::Client;
 use handshake::Caller;
 use hub::Hub;
 use limits::Limiter;
@@ -65,14 +65,31 @@ const HANDSHAKE_BURST_SECONDS: u32 = 4;
 pub struct Deps {
     /// Publishes, reads histories.
     pub broker: Broker,
-    /// A connected subscriber client with a `broadcast_channel_capacity` of 8,192 or more, used by nobody else.
-    pub subscriber: SubscriberClient,
+    /// A connected client of its own for subscribing, with a `broadcast_channel_capacity` of 8,192 or more, used by nobody else.
+    pub subscriber: Client,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Looks dreams up.
     pub dreams: DreamStore,
     /// `[realtime]`.
     pub settings: RealtimeSettings,
+}
+
+/// What is counted for every connection, by dialect, looked up once a process.
+struct Counters {
+    handshakes: [metrics::Counter; Dialect::ALL.len()],
+    sessions: [metrics::Counter; Dialect::ALL.len()],
+}
+
+impl Counters {
+    fn new() -> Self {
+        Self {
+            handshakes: Dialect::ALL
+                .map(|dialect| metrics::counter!("oneiro_ws_handshakes_total", "dialect" => dialect.label())),
+            sessions: Dialect::ALL
+                .map(|dialect| metrics::counter!("oneiro_ws_sessions_total", "dialect" => dialect.label())),
+        }
+    }
 }
 
 /// The running socket tier of one process.
@@ -90,6 +107,7 @@ pub struct SocketContext {
     cursors: inbox::Cursors,
     address_handshakes: Limiter<String>,
     user_handshakes: Limiter<UserId>,
+    counters: Counters,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
 
@@ -123,6 +141,7 @@ impl SocketContext {
             cursors: inbox::Cursors::default(),
             address_handshakes: Limiter::new(address_rate, address_burst),
             user_handshakes: Limiter::new(user_rate, user_burst),
+            counters: Counters::new(),
             settings,
             tasks: parking_lot::Mutex::default(),
         });
@@ -222,23 +241,18 @@ impl Endpoint for Socket {
             let refusal = poem::Error::from_string("pages of this origin may not connect", StatusCode::FORBIDDEN);
             return Err(ApiError::from_poem(&refusal).into());
         }
-        if !self.ctx.address_handshakes.admit(caller.address.clone(), Instant::now()) {
+        if !self.ctx.address_handshakes.admit(&caller.address, Instant::now()) {
             session::rejected("address_rate", Close::RATE_LIMIT);
             return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
         }
-        metrics::counter!("oneiro_ws_handshakes_total", "dialect" => self.dialect.label()).increment(1);
+        self.ctx.counters.handshakes[self.dialect as usize].increment(1);
         let upgrade = request.extensions().get::<Upgrade>().cloned();
         let upgrade = upgrade.ok_or_else(|| ApiError::malformed("this connection cannot be upgraded"))?;
         let response = handshake::accept(&request, &key);
         let (ctx, dialect) = (self.ctx.clone(), self.dialect);
-        tokio::spawn(async move {
-            // Boxed, and gone before the session begins: what the task holds for that long stays small.
-            let upgraded = Box::pin(upgrade.stream()).await;
-            match upgraded.map(|(stream, early)| session::begin(ctx, dialect, caller, stream, &early)) {
-                Ok(connection) => session::run(connection).await,
-                Err(error) => tracing::debug!(%error, "a client left during the handshake"),
-            }
-        });
+        upgrade.then(Box::new(move |stream, early| {
+            Box::pin(session::run(session::begin(ctx, dialect, caller, stream, &early)))
+        }));
         Ok(response)
     }
 }

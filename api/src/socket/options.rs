@@ -16,6 +16,9 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// Each at the index that it is as a number.
+    pub(crate) const ALL: [Self; 3] = [Self::Dream, Self::Notifications, Self::Presence];
+
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Dream => "dream",

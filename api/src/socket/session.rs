@@ -142,7 +142,7 @@ impl Session {
 
     /// Holds a user's new session against the limits, and puts it on record.
     fn admit(&mut self, claims: &Claims) -> Result<(), Close> {
-        if !self.ctx.user_handshakes.admit(claims.user_id.clone(), Instant::now()) {
+        if !self.ctx.user_handshakes.admit(&claims.user_id, Instant::now()) {
             return Err(rejected("user_rate", Close::RATE_LIMIT));
         }
         if !self.entry.claim(&claims.user_id, self.ctx.settings.connections_per_user) {
@@ -153,7 +153,7 @@ impl Session {
                 SessionRecord::new(&self.name(), &self.ctx.node, claims, self.dialect, &opening.caller)
             });
         }
-        metrics::counter!("oneiro_ws_sessions_total", "dialect" => self.dialect.label()).increment(1);
+        self.ctx.counters.sessions[self.dialect as usize].increment(1);
         Ok(())
     }
 
@@ -192,25 +192,42 @@ impl Session {
         Encoding { form, with_position: self.options.with_position, with_progress: self.options.with_progress }
     }
 
-    /// What takes longer than a look, and seldom happens: an idle connection does not hold what it needs.
-    async fn on_turn(&mut self, turn: Turn) -> Result<(), End> {
-        match turn {
-            Turn::Gone => return Err(End::Gone),
-            Turn::Close(close) => return Err(End::Close(close)),
-            Turn::Due => self.on_deadline()?,
-            Turn::Gaps(channels) => self.on_gaps(channels).await?,
-            Turn::Message(incoming) => {
-                self.last_heard = Instant::now();
-                match incoming {
-                    Incoming::Text(text) => self.on_text(&text).await?,
-                    Incoming::Ping(payload) => self.conn.outbox.push(Frame::control(framing::pong(&payload))),
-                    Incoming::Pong => {}
-                    Incoming::Close(code) => return Err(End::Close(Close::new(code.unwrap_or(1000), ""))),
-                }
-            }
+    /// Seldom happens: an idle connection does not hold what it needs.
+    async fn on_long(&mut self, long: Long) -> Result<(), Close> {
+        match long {
+            Long::Gaps(channels) => self.on_gaps(channels).await?,
+            Long::Text(text) => self.on_text(&text).await?,
         }
         Ok(())
     }
+
+    /// What is done at once; returns what is not.
+    fn on_turn(&mut self, turn: Turn) -> Result<Option<Long>, End> {
+        let incoming = match turn {
+            Turn::Gone => return Err(End::Gone),
+            Turn::Close(close) => return Err(End::Close(close)),
+            Turn::Due => {
+                self.on_deadline()?;
+                return Ok(None);
+            }
+            Turn::Gaps(channels) => return Ok(Some(Long::Gaps(channels))),
+            Turn::Message(incoming) => incoming,
+        };
+        self.last_heard = Instant::now();
+        match incoming {
+            Incoming::Text(text) => return Ok(Some(Long::Text(text))),
+            Incoming::Ping(payload) => self.conn.outbox.push(Frame::control(framing::pong(&payload))),
+            Incoming::Pong => {}
+            Incoming::Close(code) => return Err(End::Close(Close::new(code.unwrap_or(1000), ""))),
+        }
+        Ok(None)
+    }
+}
+
+/// What may take longer than a look.
+enum Long {
+    Text(String),
+    Gaps(Vec<oneiro_events::ChannelName>),
 }
 
 /// The dream whose path this is.
@@ -270,9 +287,14 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<
         Ok(Ok(())) => loop {
             session.entry.arm(&session.conn, session.deadline());
             let turn = link.turn().await;
-            match Box::pin(link.write_during(session.on_turn(turn))).await {
+            let long = match session.on_turn(turn) {
+                Ok(None) => continue,
+                Ok(Some(long)) => long,
+                Err(end) => break end,
+            };
+            match Box::pin(link.write_during(session.on_long(long))).await {
                 Ok(Ok(())) => {}
-                Ok(Err(end)) => break end,
+                Ok(Err(close)) => break End::Close(close),
                 Err(_) => break End::Gone,
             }
         },

@@ -67,7 +67,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     if !handshake::is_origin_allowed(request, &ctx.settings, source) {
         return Err(http::forbidden("pages of this origin may not connect").into());
     }
-    if !ctx.address_handshakes.admit(caller.address.clone(), Instant::now()) {
+    if !ctx.address_handshakes.admit(&caller.address, Instant::now()) {
         return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
     }
     if ctx.registry.is_draining()

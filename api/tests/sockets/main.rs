@@ -8,6 +8,7 @@ mod client;
 mod contract;
 mod deadline;
 mod dream;
+mod ends;
 mod frames;
 mod hostile;
 mod list;

@@ -2,7 +2,7 @@
 
 use crate::config::RedisConfig;
 use fred::{
-    clients::{Client, SubscriberClient},
+    clients::Client,
     interfaces::ClientLike,
     types::{
         Builder, RespVersion,
@@ -54,14 +54,14 @@ pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_subscriber(config: &RedisConfig) -> Result<SubscriberClient, ConnectError> {
+pub async fn connect_subscriber(config: &RedisConfig) -> Result<Client, ConnectError> {
     let mut builder = builder(config)?;
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = SUBSCRIBER_CAPACITY);
     if builder.get_config().is_some_and(|config| config.server.is_clustered()) {
         // A connection that has subscribed answers other commands only in this version, and a cluster's subscriptions are confirmed by one.
         builder.with_config(|config| config.version = RespVersion::RESP3);
     }
-    let client = builder.build_subscriber_client().map_err(ConnectError::Setup)?;
+    let client = builder.build().map_err(ConnectError::Setup)?;
     init(config, client).await
 }
 

@@ -3,7 +3,12 @@
 use crate::EventError;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 /// Longest channel name, in bytes: long enough for a kind, two ids and a tenant, short enough to be a key.
 pub const MAX_CHANNEL_BYTES: usize = 128;
@@ -80,9 +85,12 @@ impl<'de> Deserialize<'de> for ChannelName {
 }
 
 /// One unbroken numbering of a channel. A channel that Redis forgot begins a new epoch, so that its offsets are never taken
-/// for the old ones. Empty for a channel on which nothing was ever stored. Cheap to clone.
+/// for the old ones. Empty for a channel on which nothing was ever stored. Cheap to clone, and one word: a connection holds a dozen of them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Epoch(Arc<str>);
+pub struct Epoch(Arc<Box<str>>);
+
+/// Shared by all channels that never stored anything, as most have not.
+static NO_EPOCH: LazyLock<Arc<Box<str>>> = LazyLock::new(Arc::default);
 
 impl Epoch {
     /// The epoch's text: letters and digits, at most 32 bytes, or empty.
@@ -92,11 +100,14 @@ impl Epoch {
 
     /// Takes an epoch as a client sent it back. `None` where it cannot be one of ours.
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())).then(|| Self(text.into()))
+        (text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())).then(|| match text {
+            "" => Self(NO_EPOCH.clone()),
+            text => Self(Arc::new(text.into())),
+        })
     }
 
     pub(crate) fn fresh() -> Self {
-        Self(format!("{:012x}", rand::random::<u64>() >> 16).into())
+        Self(Arc::new(format!("{:012x}", rand::random::<u64>() >> 16).into()))
     }
 }
 
@@ -131,10 +142,11 @@ pub struct Position {
 impl Position {
     /// The place before anything was stored on a channel.
     pub fn origin() -> Self {
-        Self { epoch: Epoch(Arc::from("")), offset: 0 }
+        Self { epoch: Epoch(NO_EPOCH.clone()), offset: 0 }
     }
 
-    pub(crate) fn is_origin(&self) -> bool {
+    /// Whether nothing was ever stored before it.
+    pub fn is_origin(&self) -> bool {
         self.offset == 0 && self.epoch.as_str().is_empty()
     }
 }

@@ -3,6 +3,7 @@
 //! `ONEIRO_TEST_SCALE=full` runs each with as many as the promise names.
 
 use anyhow::{Context, Result, ensure};
+use fred::interfaces::SortedSetsInterface;
 use futures::future::try_join_all;
 use oneiro_events::{Broker, BrokerOptions};
 use oneiro_tests::{
@@ -16,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -372,6 +373,13 @@ async fn the_users_of_a_killed_process_go_offline_and_leave_no_ghosts() -> Resul
         async || anyhow::Ok(of_ada.get("/api/v1/online/count").await?.expect(200)?.json["online_count"].clone());
     ensure!(count().await? == users + 1, "everybody is online");
     oneiro.ws()?.kill().await?;
+    // No ghost for longer than 15 s, a bound that does not depend on this machine: no lease ends later than ten seconds from now, which is the
+    // default, and whoever lives looks once a second for those that have ended.
+    let lease = Duration::from_secs(10);
+    let leases: Vec<(String, f64)> =
+        oneiro.redis_client().await?.zrange("oneiro:p:{presence}:nodes", 0, -1, None, false, None, true).await?;
+    let latest = (SystemTime::now().duration_since(UNIX_EPOCH)? + lease).as_millis() as f64;
+    ensure!(leases.len() >= 2 && leases.iter().all(|(_, end)| *end <= latest), "{leases:?}, latest {latest}");
     drop(doomed);
     let mut offline = std::collections::BTreeSet::new();
     while offline.len() < users {

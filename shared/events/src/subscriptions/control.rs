@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
-/// Channels looked after in one go: one SUBSCRIBE's worth that Redis answers without being held up, their positions read in one pipeline. New
+/// Channels looked after in one go: one SUBSCRIBE's worth that Redis answers without being held up, their positions read in one step. New
 /// channels wait for no more than that.
 const CHUNK: usize = 512;
 /// In a cluster, how long one channel may hold up the others of its chunk: it is on a shard that does not answer, and is tried again.
@@ -155,50 +155,68 @@ struct Failed {
     error: Option<EventError>,
 }
 
-/// Where each channel stands: what was told before its stream was read, and the stream's end. With `subscribes`, each is subscribed first. A
-/// channel that fails takes no other along.
-async fn positions(
-    shared: &Shared,
-    entries: Vec<Arc<Entry>>,
-    subscribes: bool,
-) -> (Vec<(Arc<Entry>, Position, Position)>, Failed) {
-    let is_clustered = shared.client.is_clustered();
-    if subscribes
-        && !is_clustered
-        && let Err(error) = subscribe(shared, &entries).await
-    {
-        return (Vec::new(), Failed { entries, error: Some(error) });
+impl Failed {
+    fn push(&mut self, entry: Arc<Entry>, error: EventError) {
+        self.entries.push(entry);
+        self.error.get_or_insert(error);
     }
+}
+
+/// What was told of each channel before its stream was read, and the stream's end.
+type Read = Vec<(Arc<Entry>, Position, Position)>;
+
+/// Where each channel stands. With `subscribes`, each is subscribed first. A channel that cannot be read takes no other along.
+async fn positions(shared: &Shared, entries: Vec<Arc<Entry>>, subscribes: bool) -> (Read, Failed) {
+    if entries.is_empty() {
+        return (Vec::new(), Failed::default());
+    }
+    if shared.client.is_clustered() {
+        return positions_in_shards(shared, entries, subscribes).await;
+    }
+    let reading = async {
+        if subscribes {
+            subscribe(shared, &entries).await?;
+        }
+        let before: Vec<Position> = entries.iter().map(|entry| entry.last()).collect();
+        let channels: Vec<&ChannelName> = entries.iter().map(|entry| entry.channel()).collect();
+        Ok((before, shared.broker.positions(&channels).await?))
+    };
+    let outcome = reading.await;
+    let (before, ends) = match outcome {
+        Ok(found) => found,
+        Err(error) => return (Vec::new(), Failed { entries, error: Some(error) }),
+    };
+    let (mut read, mut failed) = (Vec::with_capacity(entries.len()), Failed::default());
+    for ((entry, before), end) in entries.into_iter().zip(before).zip(ends) {
+        match end {
+            Ok(end) => read.push((entry, before, end)),
+            Err(error) => failed.push(entry, error),
+        }
+    }
+    (read, failed)
+}
+
+/// The same in a cluster, one by one, as each may be on another shard.
+async fn positions_in_shards(shared: &Shared, entries: Vec<Arc<Entry>>, subscribes: bool) -> (Read, Failed) {
     let mut read = Vec::with_capacity(entries.len());
     let mut failed = Failed::default();
     let mut readings = stream::iter(entries)
         .map(|entry| async move {
             let reading = async {
-                if subscribes && is_clustered {
+                if subscribes {
                     subscribe_in_shard(shared, entry.channel()).await?;
                 }
                 let before = entry.last();
                 Ok((before, shared.broker.position(entry.channel()).await?))
             };
-            let limited = async {
-                if is_clustered {
-                    let timeout = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
-                    tokio::time::timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(timeout)
-                } else {
-                    // There is one Redis, and the client's own limit.
-                    reading.await
-                }
-            };
-            (limited.await, entry.clone())
+            let timeout = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
+            (tokio::time::timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(timeout), entry.clone())
         })
         .buffer_unordered(CHUNK);
     while let Some((outcome, entry)) = readings.next().await {
         match outcome {
             Ok((before, end)) => read.push((entry, before, end)),
-            Err(error) => {
-                failed.entries.push(entry);
-                failed.error.get_or_insert(error);
-            }
+            Err(error) => failed.push(entry, error),
         }
     }
     (read, failed)
@@ -241,9 +259,6 @@ async fn unsubscribe(shared: &Shared, channels: Vec<String>) -> Result<(), Event
 
 /// Subscribes, and returns once Redis has done so.
 async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
-    if entries.is_empty() {
-        return Ok(());
-    }
     let names: Vec<String> = entries.iter().map(|entry| entry.channel().to_string()).collect();
     shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
     barrier(shared).await

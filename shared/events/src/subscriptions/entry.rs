@@ -221,7 +221,7 @@ impl State {
                 Verdict::Done
             }
             Phase::Live => {
-                let same = position.epoch == self.last.epoch || self.last == Position::origin();
+                let same = position.epoch == self.last.epoch || self.last.is_origin();
                 if same && position.offset == self.last.offset + 1 {
                     self.take(publication, events);
                     Verdict::Done

@@ -13,7 +13,7 @@ mod receiver;
 
 use crate::{Broker, ChannelName, EventError, Position, Publication};
 use entry::Entry;
-use fred::clients::SubscriberClient;
+use fred::clients::Client;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -79,7 +79,7 @@ impl Default for SubscriptionsOptions {
 }
 
 pub(crate) struct Shared {
-    client: SubscriberClient,
+    client: Client,
     broker: Broker,
     options: SubscriptionsOptions,
     backlog: dispatch::Backlog,
@@ -122,7 +122,7 @@ impl Shared {
 /// The process's subscriptions. Cheap to clone; dropping the last clone ends its tasks.
 ///
 /// ```no_run
-/// # async fn example(client: fred::clients::Client, subscriber: fred::clients::SubscriberClient) -> Result<(), oneiro_events::EventError> {
+/// # async fn example(client: fred::clients::Client, subscriber: fred::clients::Client) -> Result<(), oneiro_events::EventError> {
 /// use oneiro_events::{Broker, BrokerOptions, Event, Subscriptions, SubscriptionsOptions};
 /// let broker = Broker::new(client, BrokerOptions::default());
 /// let subscriptions = Subscriptions::start(subscriber, broker, SubscriptionsOptions::default());
@@ -141,9 +141,9 @@ pub struct Subscriptions {
 
 impl Subscriptions {
     /// Starts the tasks that serve `client`, which the caller has connected, with a `broadcast_channel_capacity` of 8,192 or more (the
-    /// default of 32 drops events whenever a burst is faster than one wake-up). Do not call its `manage_subscriptions`: this type does that,
-    /// in the right order. Call within a tokio runtime.
-    pub fn start(client: SubscriberClient, broker: Broker, options: SubscriptionsOptions) -> Self {
+    /// default of 32 drops events whenever a burst is faster than one wake-up), for this alone. A `SubscriberClient` would remember every name a
+    /// second time; this type subscribes again by itself, in the right order. Call within a tokio runtime.
+    pub fn start(client: Client, broker: Broker, options: SubscriptionsOptions) -> Self {
         let shared = Arc::new(Shared {
             client,
             broker,

@@ -6,7 +6,7 @@ use crate::{
     servers::{Server, cli, eventually, free_port, next, replicated},
 };
 use fred::{
-    clients::{Client, SubscriberClient},
+    clients::Client,
     interfaces::{ClientLike, PubsubInterface},
     types::{
         Builder, RespVersion,
@@ -60,12 +60,12 @@ fn builder(nodes: &[Server]) -> Builder {
     builder
 }
 
-async fn clients(nodes: &[Server]) -> (Client, SubscriberClient) {
+async fn clients(nodes: &[Server]) -> (Client, Client) {
     let client = builder(nodes).build().unwrap();
     client.init().await.unwrap();
     let mut builder = builder(nodes);
     builder.with_config(|config| config.version = RespVersion::RESP3);
-    let subscriber = builder.build_subscriber_client().unwrap();
+    let subscriber = builder.build().unwrap();
     subscriber.init().await.unwrap();
     (client, subscriber)
 }

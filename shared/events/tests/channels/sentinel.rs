@@ -43,7 +43,7 @@ async fn a_promoted_replica_costs_no_stored_event_and_repeats_none() {
         performance.broadcast_channel_capacity = 16_384;
         performance.default_command_timeout = Duration::from_secs(5);
     });
-    let (client, subscriber) = (builder.build().unwrap(), builder.build_subscriber_client().unwrap());
+    let (client, subscriber) = (builder.build().unwrap(), builder.build().unwrap());
     client.init().await.unwrap();
     subscriber.init().await.unwrap();
     let broker = Broker::new(client, BrokerOptions::default());

@@ -1,7 +1,7 @@
 //! A redis-server of one's own: free port, temporary folder, append-only file written through, ended with its owner.
 
 use fred::{
-    clients::{Client, SubscriberClient},
+    clients::Client,
     interfaces::ClientLike,
     types::{
         Builder,
@@ -119,8 +119,8 @@ impl Redis {
         client
     }
 
-    pub(crate) async fn subscriber(&self) -> SubscriberClient {
-        let client = self.builder().build_subscriber_client().unwrap();
+    pub(crate) async fn subscriber(&self) -> Client {
+        let client = self.builder().build().unwrap();
         client.init().await.unwrap();
         client
     }
