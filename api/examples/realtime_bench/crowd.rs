@@ -7,12 +7,16 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::{Notify, Semaphore},
+    task::AbortHandle,
     time::Instant,
 };
 
-const SHAKING_HANDS: usize = 128;
+/// Handshakes under way when rates are measured: enough that the server never waits for the load.
+const SHAKING_HANDS: usize = 256;
+/// What the kernel keeps for a reader that has stopped reading: next to nothing.
+const STALLED_BUFFER: u32 = 4 * 1024;
 /// With the form's members around it, an event of 310 bytes, as in the comparison.
 const FILLER: usize = 200;
 /// Without news for so long, all that comes has come.
@@ -33,6 +37,7 @@ struct Seen {
     latencies_us: RefCell<Vec<u32>>,
     news: Notify,
     buffer: RefCell<Vec<u8>>,
+    readers: RefCell<Vec<AbortHandle>>,
 }
 
 impl Default for Crowd {
@@ -46,27 +51,60 @@ impl Default for Crowd {
             latencies_us: RefCell::default(),
             news: Notify::new(),
             buffer: RefCell::new(vec![0; 64 * 1024]),
+            readers: RefCell::default(),
         }))
     }
 }
 
 impl Crowd {
-    /// Connects with each token, [`SHAKING_HANDS`] at a time, and returns once every one is subscribed.
-    pub(crate) async fn connect(&self, addr: &str, tokens: Vec<String>) {
+    /// Connects with each query, [`SHAKING_HANDS`] at a time, and returns once every one is subscribed.
+    pub(crate) async fn connect(&self, addr: &str, queries: Vec<String>) {
         let permits = std::sync::Arc::new(Semaphore::new(SHAKING_HANDS));
         let ready = Rc::new(Semaphore::new(0));
-        let count = u32::try_from(tokens.len()).unwrap();
-        for token in tokens {
+        let count = u32::try_from(queries.len()).unwrap();
+        for query in queries {
             let permit = permits.clone().acquire_owned().await.unwrap();
             let (addr, seen, ready) = (addr.to_owned(), self.0.clone(), ready.clone());
-            tokio::task::spawn_local(async move {
-                let stream = connect(&addr, &token).await;
+            let reader = tokio::task::spawn_local(async move {
+                let (mut stream, mut rest) = shake_hands(&addr, &query, None).await;
+                answered(&mut stream, &mut rest).await;
                 drop(permit);
                 ready.add_permits(1);
-                seen.read(stream).await;
+                seen.read(stream, rest).await;
             });
+            self.0.readers.borrow_mut().push(reader.abort_handle());
         }
         ready.acquire_many(count).await.unwrap().forget();
+    }
+
+    /// Begins to connect with all queries at once; what comes is counted.
+    pub(crate) fn storm(&self, addr: &str, queries: Vec<String>) {
+        for query in queries {
+            let (addr, seen) = (addr.to_owned(), self.0.clone());
+            let reader = tokio::task::spawn_local(async move {
+                let (stream, rest) = shake_hands(&addr, &query, None).await;
+                seen.read(stream, rest).await;
+            });
+            self.0.readers.borrow_mut().push(reader.abort_handle());
+        }
+    }
+
+    /// Connections that are set up and then read nothing more.
+    pub(crate) async fn stall(&self, addr: &str, queries: Vec<String>) -> Vec<TcpStream> {
+        let mut stalled = Vec::with_capacity(queries.len());
+        for query in queries {
+            let (mut stream, mut rest) = shake_hands(addr, &query, Some(STALLED_BUFFER)).await;
+            answered(&mut stream, &mut rest).await;
+            stalled.push(stream);
+        }
+        stalled
+    }
+
+    /// All connections end at once, without a goodbye.
+    pub(crate) fn drop_all(&self) {
+        for reader in self.0.readers.borrow_mut().drain(..) {
+            reader.abort();
+        }
     }
 
     /// The next event, numbered and stamped with the time of its publishing.
@@ -108,15 +146,15 @@ impl Crowd {
         self.0.latencies_us.borrow_mut().clear();
     }
 
-    /// The median and the 99th percentile, in `unit` microseconds.
-    pub(crate) fn latencies(&self, unit: f64, digits: usize) -> String {
+    /// The median and the 99th percentile in milliseconds.
+    pub(crate) fn latencies_ms(&self) -> (f64, f64) {
         let mut latencies = self.0.latencies_us.borrow_mut();
         latencies.sort_unstable();
         let at = |part: f64| {
             let index = (latencies.len() as f64 * part) as usize;
-            f64::from(latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or(0)) / unit
+            f64::from(latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or(0)) / 1_000.0
         };
-        format!("{:.digits$} / {:.digits$}", at(0.5), at(0.99))
+        (at(0.5), at(0.99))
     }
 
     /// How many of the expected events did not come, and how many came at the wrong place.
@@ -126,10 +164,11 @@ impl Crowd {
 }
 
 impl Seen {
-    async fn read(&self, stream: TcpStream) {
+    /// `rest`: what was read behind the handshake, later a frame that came in two reads.
+    async fn read(&self, stream: TcpStream, mut rest: Vec<u8>) {
         let mut newest = 0;
-        // A frame that came in two reads.
-        let mut rest = Vec::new();
+        let counted = self.count(&rest, &mut newest);
+        rest.drain(..counted);
         while stream.readable().await.is_ok() {
             // One buffer for all: ten thousand would be most of the memory traffic.
             let mut buffer = self.buffer.borrow_mut();
@@ -197,26 +236,40 @@ fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     (bytes.len() >= header + len).then_some((header, len))
 }
 
-async fn connect(addr: &str, token: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(addr).await.unwrap();
+/// The stream, and what was read behind the answer.
+async fn shake_hands(addr: &str, query: &str, buffer: Option<u32>) -> (TcpStream, Vec<u8>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    if let Some(bytes) = buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
+    }
+    let mut stream = socket.connect(addr.parse().unwrap()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let request = format!(
-        "GET /ws/notifications/?token={token} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET /ws/notifications/?{query} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::with_capacity(512);
-    while !head.ends_with(b"\r\n\r\n") {
-        assert!(stream.read_buf(&mut head).await.unwrap() > 0, "{}", String::from_utf8_lossy(&head));
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    // Authenticated and subscribed: only then is a message answered.
+    let mut read = Vec::with_capacity(512);
+    let end = loop {
+        assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+        if let Some(end) = read.windows(4).position(|part| part == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    assert!(read.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&read));
+    (stream, read.split_off(end))
+}
+
+/// Returns once a message is answered: then the connection is authenticated and subscribed.
+async fn answered(stream: &mut TcpStream, read: &mut Vec<u8>) {
     let ping = b"\x81\x8f\0\0\0\0{\"type\":\"ping\"}";
     stream.write_all(ping).await.unwrap();
-    let mut pong = Vec::with_capacity(256);
-    while frame(&pong).is_none() {
-        assert!(stream.read_buf(&mut pong).await.unwrap() > 0, "a connection ended at once");
+    loop {
+        if let Some((header, payload)) = frame(read) {
+            assert_eq!(read[0] & 0x0f, 1, "{}", String::from_utf8_lossy(read));
+            read.drain(..header + payload);
+            return;
+        }
+        assert!(stream.read_buf(read).await.unwrap() > 0, "a connection ended at once");
     }
-    assert_eq!(pong[0] & 0x0f, 1, "{}", String::from_utf8_lossy(&pong));
-    stream
 }

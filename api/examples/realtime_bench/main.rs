@@ -13,12 +13,13 @@ mod crowd;
 mod publisher;
 
 use crowd::Crowd;
+use futures::{StreamExt, stream};
 use oneiro_core::{
     auth::{UserId, mint},
     config::{Config, Role, Secret},
     redis,
 };
-use oneiro_events::{Broker, BrokerOptions};
+use oneiro_events::{Broker, BrokerOptions, Position};
 use publisher::Publisher;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
@@ -37,33 +38,34 @@ fn main() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, measure(port, &Server(pid), connections.parse().unwrap(), redis));
+    local.block_on(&runtime, measure(port, &Process(pid), connections.parse().unwrap(), redis));
 }
 
-async fn measure(port: &str, server: &Server<'_>, connections: u64, redis: &str) {
+async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str) {
     let addr = format!("127.0.0.1:{port}");
     let token = |n| mint(&Secret::new(SECRET), &UserId::from(n), None, "", Duration::from_secs(3_600)).unwrap();
-    let tokens: Vec<String> = (0..connections).map(token).collect();
+    let query = |n| format!("token={}", token(n));
+    let queries: Vec<String> = (0..connections).map(query).collect();
     let mut publisher = Publisher::connect(redis.trim_start_matches("redis://")).await;
     let crowd = Crowd::default();
 
-    let (before, cpu, begun) = (server.memory_kib(), server.cpu_us(), Instant::now());
-    crowd.connect(&addr, tokens).await;
+    let myself = Process("self");
+    let (before, cpu, own, begun) = (server.memory_kib(), server.cpu_us(), myself.cpu_us(), Instant::now());
+    crowd.connect(&addr, queries).await;
     let took = begun.elapsed().as_secs_f64();
     row("connects/s, a JWT each", format!("{:.0}", connections as f64 / took));
-    row("CPU us per connect", format!("{:.0}", (server.cpu_us() - cpu) / connections as f64));
+    let each = |cpu_us: f64| format!("{:.0}", cpu_us / connections as f64);
+    row("CPU us per connect: server", each(server.cpu_us() - cpu));
+    row("CPU us per connect: load, which shares its core with Redis", each(myself.cpu_us() - own));
     tokio::time::sleep(Duration::from_secs(3)).await;
     row("KiB per idle connection", format!("{:.2}", (server.memory_kib() - before) / connections as f64));
 
     // One at a time: from publishing until the last connection has it.
-    let begun = Instant::now();
-    let mut sent = 0;
-    while sent < 20 {
-        sent += broadcast(&mut publisher, &crowd, 1, 1, connections).await;
-    }
-    let rate = (sent * connections) as f64 / begun.elapsed().as_secs_f64();
-    row("broadcast to all, one at a time: p50 / p99 ms", crowd.latencies(1_000.0, 1));
+    let rate = one_at_a_time(&mut publisher, &crowd, connections).await;
+    let (p50, alone_ms) = crowd.latencies_ms();
+    row("broadcast to all, one at a time: p50 / p99 ms", format!("{p50:.1} / {alone_ms:.1}"));
     row("broadcast to all, one at a time: deliveries/s", format!("{rate:.0}"));
+    stalled(&addr, &mut publisher, &crowd, connections, alone_ms, query).await;
 
     let events = (2_000_000 / connections).clamp(20, 800);
     for window in [10, events] {
@@ -84,7 +86,8 @@ async fn measure(port: &str, server: &Server<'_>, connections: u64, redis: &str)
         }
     }
     crowd.wait_for(2_000).await;
-    row("unicast, 10 in a millisecond: p50 / p99 ms", crowd.latencies(1_000.0, 2));
+    let (p50, p99) = crowd.latencies_ms();
+    row("unicast, 10 in a millisecond: p50 / p99 ms", format!("{p50:.2} / {p99:.2}"));
 
     crowd.forget();
     let unicasts = 200_000;
@@ -107,16 +110,79 @@ async fn measure(port: &str, server: &Server<'_>, connections: u64, redis: &str)
     let broker = Broker::new(redis::connect(&config.redis).await.unwrap(), BrokerOptions::default());
     for burst in [2_000, 50_000] {
         crowd.forget();
-        let channel = "user_0".parse().unwrap();
-        let all = (0..burst).map(|_| {
-            let (broker, channel, event) = (broker.clone(), &channel, crowd.stamp());
-            async move { broker.publish(channel, event.as_bytes()).await.map(|_| ()).unwrap() }
-        });
-        let all = futures::StreamExt::buffered(futures::stream::iter(all), 512);
-        futures::StreamExt::for_each(all, async |()| {}).await;
+        store(&broker, &crowd, (0..burst).map(|_| 0)).await;
         crowd.settle().await;
         row(&format!("stored, a burst of {burst} to one user: lost / out of order"), crowd.faults(burst));
     }
+    storm(&addr, &broker, &crowd, connections, query).await;
+}
+
+/// Broadcasts of which each begins when the last has arrived everywhere. Deliveries a second.
+async fn one_at_a_time(publisher: &mut Publisher, crowd: &Crowd, connections: u64) -> f64 {
+    const ROUNDS: u64 = 40;
+    crowd.forget();
+    let begun = Instant::now();
+    broadcast(publisher, crowd, ROUNDS, 1, connections).await;
+    (ROUNDS * connections) as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// What readers that have stopped reading cost the others. `alone_ms`: the 99th percentile of a broadcast without them.
+async fn stalled(
+    addr: &str,
+    publisher: &mut Publisher,
+    crowd: &Crowd,
+    connections: u64,
+    alone_ms: f64,
+    query: impl Fn(u64) -> String,
+) {
+    /// Fills what the kernel keeps for a reader, so that the rest waits in the server.
+    const FILL: u64 = 200;
+    let count = 1_000.min(connections);
+    let queries = (0..count).map(|n| query(connections + n)).collect();
+    let stalled = crowd.stall(addr, queries).await;
+    crowd.forget();
+    broadcast(publisher, crowd, FILL, 10, connections).await;
+    one_at_a_time(publisher, crowd, connections).await;
+    let (p50, p99) = crowd.latencies_ms();
+    let change = (p99 / alone_ms - 1.0) * 100.0;
+    row(
+        &format!("the same beside {count} stalled readers: p50 / p99 ms"),
+        format!("{p50:.1} / {p99:.1} ({change:+.0} %)"),
+    );
+    drop(stalled);
+}
+
+/// Publishes a stored event to each of these users; where it stands.
+async fn store(broker: &Broker, crowd: &Crowd, users: impl Iterator<Item = u64>) -> Vec<Position> {
+    let all = users.map(|user| {
+        let (broker, event) = (broker.clone(), crowd.stamp());
+        async move { broker.publish(&format!("user_{user}").parse().unwrap(), event.as_bytes()).await.unwrap() }
+    });
+    stream::iter(all).buffered(512).collect().await
+}
+
+/// All connections break, and all clients come back at the same moment and resume what each has missed.
+async fn storm(addr: &str, broker: &Broker, crowd: &Crowd, connections: u64, query: impl Fn(u64) -> String) {
+    /// Stored events that each user misses.
+    const MISSED: u64 = 2;
+    let seen = store(broker, crowd, 0..connections).await;
+    crowd.settle().await;
+    crowd.drop_all();
+    for _ in 0..MISSED {
+        store(broker, crowd, 0..connections).await;
+    }
+    let queries = seen.iter().zip(0_u64..).map(|(at, n)| format!("{}&epoch={}&seq={}", query(n), at.epoch, at.offset));
+    let queries = queries.collect();
+    crowd.forget();
+    let begun = Instant::now();
+    crowd.storm(addr, queries);
+    crowd.wait_for(MISSED * connections).await;
+    let took = crowd.last().map_or(f64::NAN, |last| (last - begun).as_secs_f64());
+    row(
+        &format!("{connections} come back at once, each with {MISSED} events to resume: s until all have them"),
+        format!("{took:.2}"),
+    );
+    row("the same: lost / out of order", crowd.faults(MISSED * connections));
 }
 
 /// Publishes to everybody, at most `window` events ahead of the slowest connections on average. How many.
@@ -151,15 +217,15 @@ fn row(what: &str, value: impl std::fmt::Display) {
     println!("| {what} | {value} |");
 }
 
-/// The process that is measured.
-struct Server<'a>(&'a str);
+/// A process that is measured, by its id.
+struct Process<'a>(&'a str);
 
 struct Measured {
     per_second: f64,
     cpu_us: f64,
 }
 
-impl Server<'_> {
+impl Process<'_> {
     /// Deliveries a second and the server's CPU time for each, from the first publish to the last delivery.
     async fn rate(&self, crowd: &Crowd, publishing: impl Future<Output = u64>) -> Measured {
         let (begun, cpu) = (Instant::now(), self.cpu_us());
