@@ -54,6 +54,9 @@ impl Job for Stamped {
     const KIND: &'static str = "stamped";
 }
 
+/// Between two jobs of which each is to find an idle worker.
+const PACE: Duration = Duration::from_millis(20);
+
 fn now_ns() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
@@ -106,12 +109,41 @@ fn argument(n: usize, default: usize) -> usize {
     std::env::args().nth(n).and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// What the machine and Redis take of a pick-up: one task pushes to a list, another one waits at it, as often as in `pickup`.
+async fn bare_pickup(client: &Client, n: usize) -> Result<Vec<u64>, BoxDynError> {
+    let waiting = client.clone_new();
+    waiting.init().await?;
+    let reader = tokio::spawn(async move {
+        let mut times = Vec::with_capacity(n);
+        for _ in 0..n {
+            let (_, pushed): (String, u64) = waiting.blpop("bare", 10.0).await?;
+            times.push(now_ns().saturating_sub(pushed));
+        }
+        waiting.quit().await?;
+        Ok::<_, Error>(times)
+    });
+    for _ in 0..n {
+        tokio::time::sleep(PACE).await;
+        client.lpush::<(), _, _>("bare", now_ns().to_string()).await?;
+    }
+    let mut times = reader.await??;
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// That share of the sorted times is shorter, in ms.
+fn at(times: &[u64], share: f64) -> f64 {
+    times.get((times.len() as f64 * share) as usize).map_or(0.0, |ns| *ns as f64 / 1e6)
+}
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "printing figures is what it is for")]
 async fn main() -> Result<(), BoxDynError> {
     let url = std::env::args().nth(1).ok_or("usage: bench URL MODE ...")?;
     let mode = std::env::args().nth(2).unwrap_or_else(|| "drain".to_owned());
-    let client = Builder::from_config(Config::from_url(&url)?).build()?;
+    let client = Builder::from_config(Config::from_url(&url)?)
+        .with_connection_config(|connection| connection.tcp.nodelay = Some(true))
+        .build()?;
     client.init().await?;
     client.flushall::<()>(false).await?;
     let options =
@@ -184,14 +216,21 @@ async fn main() -> Result<(), BoxDynError> {
             tokio::time::sleep(Duration::from_millis(300)).await;
             for _ in 0..n {
                 queue.push(NewJob::new(&Stamped(now_ns()))?).await?;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(PACE).await;
             }
             let mut times = seen.lock().clone();
             times.sort_unstable();
-            let at = |share: f64| times.get((times.len() as f64 * share) as usize).map_or(0.0, |ns| *ns as f64 / 1e6);
-            println!("pick-up p50 {:.2} ms, p99 {:.2} ms of {}", at(0.5), at(0.99), times.len());
             context.stop()?;
             task.await??;
+            let bare = bare_pickup(&client, n).await?;
+            println!("pick-up p50 {:.2} ms, p99 {:.2} ms of {}", at(&times, 0.5), at(&times, 0.99), times.len());
+            println!(
+                "a bare LPUSH and BLPOP p50 {:.2} ms, p99 {:.2} ms: {:.1} times, {:.1} times",
+                at(&bare, 0.5),
+                at(&bare, 0.99),
+                at(&times, 0.5) / at(&bare, 0.5),
+                at(&times, 0.99) / at(&bare, 0.99)
+            );
         }
         "bytes" => {
             let n = argument(3, 100_000);

@@ -84,7 +84,9 @@ async fn tick(begun: Instant, k: usize) {
 }
 
 async fn ours() -> Result<Queue, BoxDynError> {
-    let client = Builder::from_config(Config::from_url(&told("BENCH_REDIS")?)?).build()?;
+    let client = Builder::from_config(Config::from_url(&told("BENCH_REDIS")?)?)
+        .with_connection_config(|connection| connection.tcp.nodelay = Some(true))
+        .build()?;
     client.init().await?;
     let options =
         QueueOptions { retention_completed: Retention::NONE, result_ttl: Duration::ZERO, ..QueueOptions::default() };

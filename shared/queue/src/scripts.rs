@@ -30,7 +30,7 @@ script!(MARK, "mark.lua");
 script!(STATS, "stats.lua");
 script!(FORECAST, "measure.lua", "forecast.lua");
 script!(WORKERS, "workers.lua");
-script!(CONFIGURE, "configure.lua");
+script!(CONFIGURE, "common.lua", "configure.lua");
 script!(VACUUM, "common.lua", "vacuum.lua");
 script!(OUTCOME, "outcome.lua");
 script!(ADOPT, "adopt.lua");

@@ -1,5 +1,6 @@
 //! The worker's side: an apalis backend, and the tasks and the thread that keep it fed, alive and honest.
 
+mod accept;
 mod budget;
 mod canary;
 mod connect;
@@ -14,6 +15,7 @@ mod shared;
 mod sink;
 mod step;
 mod storage;
+mod wait;
 
 pub use canary::{Canary, Health, Sighting};
 pub(crate) use connect::renew;

@@ -40,8 +40,13 @@ local function wake(kind)
   if awake[kind] then return end
   awake[kind] = true
   local key = P .. 'wk:' .. kind
-  if call('EXISTS', key) == 0 then call('RPUSH', key, '1') end
+  -- A full Redis refuses it where it would be the first write; what else the script says must not be lost with it.
+  if call('EXISTS', key) == 0 then redis.pcall('RPUSH', key, '1') end
 end
+
+-- A full Redis refuses a script's first write if that can take memory, and only the first. What makes workers live and jobs end is
+-- small, and a full queue cannot be emptied without it: so this goes before, which takes none.
+local function insist() call('DEL', P .. 'none') end
 
 -- What was measured over the last minute says nothing later.
 local WINDOW = 65000
@@ -61,16 +66,20 @@ local function begin_wait(kind)
   if not has_available(kind) then call('HSET', P .. 'stat', 'at:' .. kind, clock()) end
 end
 
+-- Jobs of the kind get available in a rotation that may have been empty.
+local function note_kind(kind)
+  if known[kind] then return end
+  known[kind] = true
+  call('SADD', P .. 'kinds', kind)
+  begin_wait(kind)
+end
+
 -- A group stands in its rotation exactly while its list is not empty and it is not parked at its cap.
 local function ready(ids, prio, kind, group, front)
   local lane = prio .. ':' .. kind
   local n = call(front and 'LPUSH' or 'RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids))
   if n == #ids then
-    if not known[kind] then
-      known[kind] = true
-      call('SADD', P .. 'kinds', kind)
-      begin_wait(kind)
-    end
+    note_kind(kind)
     call('RPUSH', P .. 'r:' .. lane, group)
   end
   wake(kind)

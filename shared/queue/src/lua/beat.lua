@@ -8,6 +8,7 @@
 --          status 1: this worker number is not registered
 local now = clock()
 local limit = tonumber(ARGV[11])
+insist()
 local status = 0
 if ARGV[1] ~= '0' then
   local me = P .. 'w:' .. ARGV[1]
@@ -24,7 +25,8 @@ end
 local recovered, more = 0, 0
 local function recover(wid)
   local low = tonumber(wid) * 268435456
-  local ids = call('ZRANGEBYSCORE', LEASE, low, low + 268435455, 'LIMIT', 0, limit - recovered)
+  -- The last claimed goes back first, so that they stand as they stood.
+  local ids = call('ZREVRANGEBYSCORE', LEASE, low + 268435455, low, 'LIMIT', 0, limit - recovered)
   if #ids == 0 then
     call('DEL', P .. 'w:' .. wid, P .. 'ctl:' .. wid)
     call('ZREM', P .. 'workers', wid)
@@ -87,7 +89,9 @@ trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 call('HDEL', P .. 'days', floor(now / 86400000) - 30)
 -- A safety net below every wake-up path: available work and no token is set right within one beat.
-for _, kind in ipairs(call('SRANDMEMBER', P .. 'kinds', 10)) do
+local kinds = call('SRANDMEMBER', P .. 'kinds', 10)
+kinds[#kinds + 1] = ARGV[12]
+for _, kind in ipairs(kinds) do
   if has_available(kind) and call('HEXISTS', P .. 'cfg', 'paused') == 0 then wake(kind) end
 end
 local offered = 0

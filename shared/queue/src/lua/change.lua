@@ -22,8 +22,14 @@ local function make_ready()
   if call('SREM', P .. 'ghosts', id) == 1 then wake(h.kind) else ready({ id }, h.prio, h.kind, h.group, false) end
 end
 
+-- A job that runs again holds its key again, unless another one has it by now.
+local function hold_unique()
+  if h.unique ~= '' then call('SET', P .. 'u:' .. h.unique, id, 'NX') end
+end
+
 if what == 'cancel' then
   if lease then
+    insist()
     call('SADD', P .. 'cancels', id)
     local wid = string.format('%d', floor(tonumber(lease) / 268435456))
     call('RPUSH', P .. 'ctl:' .. wid, 'cancel ' .. id)
@@ -45,12 +51,16 @@ if what == 'delete' then
   release_unique(h, id)
   forget({ id })
   call('DEL', P .. 'res:' .. id)
+  notify({ id }, 'g')
   return 1
 end
 if what == 'retry' then
   lift()
   if is_available then return 0 end
-  if is_over then weigh(#rec) end
+  if is_over then
+    weigh(#rec)
+    hold_unique()
+  end
   call('HSET', JOBS, id, stamped(rec, 'a', 0, 0))
   make_ready()
   return 1
@@ -64,7 +74,10 @@ end
 if what == 'reschedule' then
   lift()
   if is_available then call('SADD', P .. 'ghosts', id) end
-  if is_over then weigh(#rec) end
+  if is_over then
+    weigh(#rec)
+    hold_unique()
+  end
   call('HSET', JOBS, id, stamped(rec, 'a', h.attempts, h.kills))
   call('ZADD', SCHED, now + tonumber(ARGV[3]), id)
   if call('ZRANGE', SCHED, 0, 0)[1] == id then wake(h.kind) end

@@ -50,6 +50,11 @@ local function notify(ids, state)
   end
 end
 
+-- Whether a job that completes may have left something elsewhere. Usually not, and one call tells.
+local function has_traces()
+  return call('EXISTS', P .. 'capped', P .. 'waiters', P .. 'err', P .. 'prog', P .. 'cancels', P .. 'started') > 0
+end
+
 -- Side tables are usually absent, and one call tells.
 local function forget_extras(ids)
   if call('EXISTS', P .. 'err', P .. 'prog', P .. 'cancels', P .. 'started') == 0 then return end

@@ -3,7 +3,9 @@
 -- ARGV[1]  worker number   [2] most jobs to return
 -- returns  how many jobs were returned; call again until it is 0
 local low = tonumber(ARGV[1]) * 268435456
-local ids = call('ZRANGEBYSCORE', LEASE, low, low + 268435455, 'LIMIT', 0, ARGV[2])
+-- The last claimed goes back first, so that they stand as they stood.
+local ids = call('ZREVRANGEBYSCORE', LEASE, low + 268435455, low, 'LIMIT', 0, ARGV[2])
+insist()
 call('HSET', P .. 'w:' .. ARGV[1], 'f', 'x')
 if #ids == 0 then
   call('DEL', P .. 'w:' .. ARGV[1], P .. 'ctl:' .. ARGV[1])

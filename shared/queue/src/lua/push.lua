@@ -3,12 +3,16 @@
 -- ARGV[1]  most jobs that may wait (available, scheduled, retryable)   [2] most bytes of their records
 -- ARGV[3]  longest time in ms that a job may be expected to wait; 0 for no bound in each of the three
 -- ARGV[4]  number of jobs   [5] bytes of their records   [6] kind of the first
--- ARGV[7]  number of buckets; each: prio, kind, group, n, then n times (id, record): plain jobs that run now
+-- ARGV[7]  number of plain jobs, which run now; then so many times (id, record), lane by lane
+-- then     number of their lanes; each: prio, kind, group, n
 -- then     any number of (id, record, due, unique mode, unique key, unique ttl ms): jobs that need looking at.
 --          due: '' now, '+ms' from now, 'ms' since the epoch; mode: '' none, 'd' until done, 'w' for a window
 -- returns  {} or flat (index of the single job from 0, id of the job that is there already);
 --          {'full', 'depth' | 'bytes' | 'latency', what is, what may be, ms until a try makes sense} when full
 local first = 8
+local plain = tonumber(ARGV[7])
+local lanes = first + 2 * plain
+local singles = lanes + 1 + 4 * tonumber(ARGV[lanes])
 local function held_by(mode, key)
   if mode == '' then return false end
   local twin = call('GET', P .. 'u:' .. key)
@@ -48,17 +52,13 @@ if tonumber(ARGV[1]) + tonumber(ARGV[2]) + tonumber(ARGV[3]) > 0 then
   local what = over(n, bytes)
   if what then
     -- Jobs that are there already add nothing: a push that is sent again because its answer was lost, or a twin.
-    local i = first
-    for _ = 1, tonumber(ARGV[7]) do
-      local a = i + 4
-      i = a + 2 * tonumber(ARGV[i + 3])
-      for k = a, i - 1, 2 do
-        if call('HEXISTS', JOBS, ARGV[k]) == 1 then
-          n = n - 1
-          bytes = bytes - #ARGV[k + 1]
-        end
+    for k = first, lanes - 1, 2 do
+      if call('HEXISTS', JOBS, ARGV[k]) == 1 then
+        n = n - 1
+        bytes = bytes - #ARGV[k + 1]
       end
     end
+    local i = singles
     while i <= #ARGV do
       local id, rec, _, mode, key = unpack(ARGV, i, i + 5)
       if held_by(mode, key) or call('HEXISTS', JOBS, id) == 1 then
@@ -78,29 +78,73 @@ if tonumber(ARGV[1]) + tonumber(ARGV[2]) + tonumber(ARGV[3]) > 0 then
   end
 end
 
-local i = first
 local stored, weight = 0, 0
-for _ = 1, tonumber(ARGV[7]) do
-  local prio, kind, group, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local a = i + 4
-  local ids, is_there = {}, false
-  for k = 1, n do ids[k] = ARGV[a + 2 * k - 2] end
-  for k, rec in ipairs(call('HMGET', JOBS, unpack(ids))) do
-    if rec then is_there = true else weight = weight + #ARGV[a + 2 * k - 1] end
-  end
-  if is_there then
-    -- The same id twice is a push that was sent again because its answer was lost.
-    ids = {}
-    for k = a, a + 2 * n - 2, 2 do
-      if call('HSETNX', JOBS, ARGV[k], ARGV[k + 1]) == 1 then ids[#ids + 1] = ARGV[k] end
+-- Jobs of one variadic command: Lua's stack bounds `unpack`.
+local BLOCK = 250
+-- Plain jobs that are there already, by their place: pushes that were sent again because their answer was lost.
+local is_old = {}
+for from = 1, plain, BLOCK do
+  local n = min(BLOCK, plain - from + 1)
+  local a = first + 2 * (from - 1)
+  local is_fresh = n > 1
+  if is_fresh then
+    local ids = {}
+    for k = 1, n do ids[k] = ARGV[a + 2 * k - 2] end
+    for _, rec in ipairs(call('HMGET', JOBS, unpack(ids))) do
+      if rec then
+        is_fresh = false
+        break
+      end
     end
-  else
-    call('HSET', JOBS, unpack(ARGV, a, a + 2 * n - 1))
   end
-  if #ids > 0 then ready(ids, prio, kind, group, false) end
-  stored = stored + #ids
-  i = a + 2 * n
+  -- Fewer new than sent: an id came twice in one push.
+  if not is_fresh or call('HSET', JOBS, unpack(ARGV, a, a + 2 * n - 1)) < n then
+    local is_seen = {}
+    for k = 1, n do
+      local id = ARGV[a + 2 * k - 2]
+      if is_fresh then
+        -- The last one was stored.
+        if is_seen[id] then is_old[is_seen[id]] = true end
+        is_seen[id] = from + k - 1
+      else
+        is_old[from + k - 1] = call('HSETNX', JOBS, id, ARGV[a + 2 * k - 1]) == 0
+      end
+    end
+  end
+  for k = 1, n do
+    if not is_old[from + k - 1] then
+      stored = stored + 1
+      weight = weight + #ARGV[a + 2 * k - 1]
+    end
+  end
 end
+local at, rotations = first, {}
+for i = lanes + 1, singles - 1, 4 do
+  local prio, kind, group = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local lane = prio .. ':' .. kind
+  local ids = {}
+  for _ = 1, tonumber(ARGV[i + 3]) do
+    if not is_old[(at - first) / 2 + 1] then ids[#ids + 1] = ARGV[at] end
+    at = at + 2
+  end
+  for from = 1, #ids, BLOCK do
+    local n = min(BLOCK, #ids - from + 1)
+    if call('RPUSH', P .. 'q:' .. lane .. ':' .. group, unpack(ids, from, from + n - 1)) == n then
+      -- The group comes into its rotation; all that do so go there together.
+      if not rotations[lane] then rotations[lane] = { kind } end
+      local groups = rotations[lane]
+      groups[#groups + 1] = group
+    end
+  end
+  if #ids > 0 then wake(kind) end
+end
+for lane, groups in pairs(rotations) do
+  note_kind(groups[1])
+  for from = 2, #groups, BLOCK do
+    call('RPUSH', P .. 'r:' .. lane, unpack(groups, from, min(from + BLOCK - 1, #groups)))
+  end
+end
+local i = singles
 local there = {}
 local index, now = 0, 0
 while i <= #ARGV do

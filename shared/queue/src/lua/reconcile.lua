@@ -5,7 +5,10 @@
 local me = P .. 'w:' .. ARGV[1]
 local used = call('HGET', me, 'f')
 if not used or used == 'x' then return { 1, {}, {} } end
-if tonumber(used) < tonumber(ARGV[2]) then call('HSET', me, 'f', ARGV[2]) end
+if tonumber(used) < tonumber(ARGV[2]) then
+  insist()
+  call('HSET', me, 'f', ARGV[2])
+end
 local last = (tonumber(ARGV[1]) + 1) * 268435456 - 1
 local rows = call('ZRANGEBYSCORE', LEASE, ARGV[3], last, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
 local ids, tokens = {}, {}

@@ -8,6 +8,7 @@
 local now, wid = clock(), tonumber(ARGV[4])
 local low = wid * 268435456
 if call('EXISTS', P .. 'w:' .. wid) == 1 or call('ZCOUNT', LEASE, low, low + 268435455) > 0 then return 0 end
+insist()
 call('HSET', P .. 'w:' .. wid, 'f', low + 1, 'info', ARGV[2], 'beat', now, 'pre', ARGV[3])
 call('ZADD', P .. 'workers', now + tonumber(ARGV[1]), wid)
 return 1

@@ -15,8 +15,11 @@
 local now = clock()
 local base, want, kind = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_ms, keep_n = tonumber(ARGV[5]), tonumber(ARGV[6])
+-- Lua writes large numbers slowly, and this one goes into many scores.
+local now_text = string.format('%d', now)
 local lost = {}
 local i = 14
+local traces = ARGV[13] ~= '0' and has_traces()
 -- Bytes of records that wait again.
 local back = 0
 
@@ -32,16 +35,19 @@ for _ = 1, tonumber(ARGV[13]) do
     call('ZREM', LEASE, unpack(ids))
     if keep_ms > 0 and keep_n > 0 then
       local z = {}
-      for k = 1, #ids do z[2 * k - 1] = now z[2 * k] = ids[k] end
+      for k = 1, #ids do z[2 * k - 1] = now_text z[2 * k] = ids[k] end
       call('ZADD', DONE, unpack(z))
-      forget_extras(ids)
+      if traces then forget_extras(ids) end
       trim(DONE, now, keep_ms, keep_n, 500)
     else
-      forget(ids)
+      call('HDEL', JOBS, unpack(ids))
+      if traces then forget_extras(ids) end
     end
     completed(#ids, now)
-    uncount(ids)
-    notify(ids, 'c')
+    if traces then
+      uncount(ids)
+      notify(ids, 'c')
+    end
   end
   i = t + n + 1
 end
@@ -106,10 +112,16 @@ if ARGV[11] ~= '0' then count('run_us', ARGV[11]) end
 
 -- Due jobs, in bounded parts; whoever comes next moves the rest.
 local next_due = -1
-local has_ghosts = call('EXISTS', P .. 'ghosts') == 1
+local ghosts
+local function has_ghosts()
+  if ghosts == nil then ghosts = call('EXISTS', P .. 'ghosts') == 1 end
+  return ghosts
+end
 local function promote(z)
-  local due = call('ZRANGEBYSCORE', z, '-inf', now, 'LIMIT', 0, ARGV[10])
-  if #due > 0 then
+  local first = call('ZRANGE', z, 0, 0, 'WITHSCORES')[2]
+  if not first then return end
+  if tonumber(first) <= now then
+    local due = call('ZRANGEBYSCORE', z, '-inf', now_text, 'LIMIT', 0, ARGV[10])
     call('ZREM', z, unpack(due))
     local recs = call('HMGET', JOBS, unpack(due))
     local lanes = {}
@@ -118,7 +130,7 @@ local function promote(z)
       if r then
         local h = head(r)
         -- Its old place in a list, if it still has one, serves again.
-        if has_ghosts and call('SREM', P .. 'ghosts', due[k]) == 1 then
+        if has_ghosts() and call('SREM', P .. 'ghosts', due[k]) == 1 then
           wake(h.kind)
           h = nil
         end
@@ -131,8 +143,8 @@ local function promote(z)
       end
     end
     for _, lane in pairs(lanes) do ready(lane[2], lane[1].prio, lane[1].kind, lane[1].group, false) end
+    first = call('ZRANGE', z, 0, 0, 'WITHSCORES')[2]
   end
-  local first = call('ZRANGE', z, 0, 0, 'WITHSCORES')[2]
   if first then
     local ms = tonumber(first) - now
     if ms < 0 then ms = 0 end
@@ -143,8 +155,12 @@ promote(SCHED)
 promote(RETRY)
 
 local used = call('HGET', P .. 'w:' .. ARGV[1], 'f')
-if not used or used == 'x' then return { 1, next_due, lost, {}, {}, 0 } end
-if tonumber(used) > base then return { 2, next_due, lost, {}, {}, 0 } end
+local is_unknown = not used or used == 'x'
+if is_unknown or tonumber(used) > base then
+  -- A call that its worker gave up may have taken the token of work that it must not claim.
+  if want > 0 and has_available(kind) then wake(kind) end
+  return { is_unknown and 1 or 2, next_due, lost, {}, {}, 0 }
+end
 local cfg = call('HMGET', P .. 'cfg', 'paused', 'rate', 'burst', 'cap')
 if cfg[1] then return { 3, next_due, lost, {}, {}, 0 } end
 
@@ -154,7 +170,7 @@ if cfg[2] and want > 0 then
   local rate, burst = tonumber(cfg[2]), tonumber(cfg[3])
   local bucket = call('HMGET', P .. 'rl', 't', 'at')
   tokens = burst
-  if bucket[1] then tokens = min(burst, tonumber(bucket[1]) + (now - tonumber(bucket[2])) * rate / 1000) end
+  if bucket[1] then tokens = min(burst, tonumber(bucket[1]) + math.max(now - tonumber(bucket[2]), 0) * rate / 1000) end
   if tokens < want then want = floor(tokens) end
 end
 
@@ -169,23 +185,25 @@ local function park(group, lane)
   local lanes = call('HGET', P .. 'parked', group)
   call('HSET', P .. 'parked', group, lanes and (lanes .. ',' .. lane) or lane)
 end
+-- Lanes in whose rotation nobody stands.
+local is_spent = {}
 -- Serves the lane's groups in turn, each with an equal share of what is wanted, until n jobs are taken or none is left.
 local function take(prio, n)
   local lane = prio .. ':' .. kind
-  local rotation = P .. 'r:' .. lane
-  local waiting = call('LLEN', rotation)
-  while n > 0 and waiting > 0 do
-    local turn = call('LPOP', rotation, min(n, waiting, 500)) or {}
-    if #turn == 0 then break end
+  local rotation, stem = P .. 'r:' .. lane, P .. 'q:' .. lane .. ':'
+  while n > 0 and not is_spent[prio] do
+    local most_groups = min(n, 500)
+    local turn = call('LPOP', rotation, most_groups) or {}
     local share = floor(n / #turn)
-    local back = {}
+    -- Groups that gave all that was asked of them: they may have more.
+    local back, lists = {}, {}
     for _, group in ipairs(turn) do
       local most = share
       if cap and group ~= '' then most = min(share, room_of(group)) end
       if most <= 0 then
         park(group, lane)
       else
-        local list = P .. 'q:' .. lane .. ':' .. group
+        local list = stem .. group
         local got = call('LPOP', list, most) or {}
         local at = #ids
         for k = 1, #got do
@@ -194,11 +212,21 @@ local function take(prio, n)
         end
         n = n - #got
         if running[group] then running[group] = running[group] + #got end
-        if #got == most and call('EXISTS', list) == 1 then back[#back + 1] = group end
+        if #got == most then
+          back[#back + 1] = group
+          lists[#lists + 1] = list
+        end
       end
     end
-    waiting = waiting - #turn + #back
+    if #lists > 0 and call('EXISTS', unpack(lists)) < #lists then
+      local left = {}
+      for k = 1, #lists do
+        if call('EXISTS', lists[k]) == 1 then left[#left + 1] = back[k] end
+      end
+      back = left
+    end
     if #back > 0 then call('RPUSH', rotation, unpack(back)) end
+    is_spent[prio] = #turn < most_groups and #back == 0
   end
   return n
 end
@@ -225,23 +253,21 @@ end
 local claimed = 0
 if #ids > 0 then
   local found = call('HMGET', JOBS, unpack(ids))
-  local is_ghost = has_ghosts and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
-  local z, counted, kept, weight = {}, {}, {}, 0
+  local may_be_ghost = has_ghosts() and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
+  local z, counted, kept, freed, weight = {}, {}, {}, {}, 0
   for k = 1, #ids do
     local r = found[k]
-    if r and byte(r, 1) == 97 and not (is_ghost and is_ghost[k] == 1) then
+    -- Cancelled, deleted or moved while it waited; its place in the list ends here. A second one of the same id is no ghost.
+    local is_ghost = may_be_ghost and may_be_ghost[k] == 1 and call('SREM', P .. 'ghosts', ids[k]) == 1
+    if r and byte(r, 1) == 97 and not is_ghost then
       claimed = claimed + 1
       weight = weight + #r
       kept[claimed], recs[claimed] = ids[k], r
-      z[2 * claimed - 1] = base + claimed - 1
+      z[2 * claimed - 1] = string.format('%d', base + claimed - 1)
       z[2 * claimed] = ids[k]
-      if cap and groups[k] ~= '' then
-        counted[#counted + 1] = ids[k]
-        counted[#counted + 1] = groups[k]
-      end
-    else
-      -- Cancelled, deleted or moved while it waited; its place in the list ends here.
-      call('SREM', P .. 'ghosts', ids[k])
+      counted[claimed] = cap and groups[k] ~= '' and groups[k]
+    elseif cap and groups[k] ~= '' then
+      freed[groups[k]] = true
     end
   end
   ids = kept
@@ -251,23 +277,39 @@ if #ids > 0 then
       -- record tells the worker to pass over it.
       local have = call('ZMSCORE', LEASE, unpack(ids))
       for k = 1, claimed do
-        if tonumber(have[k]) ~= base + k - 1 then recs[k] = '' end
+        if tonumber(have[k]) ~= base + k - 1 then
+          weight = weight - #recs[k]
+          recs[k] = ''
+          if counted[k] then freed[counted[k]] = true end
+          counted[k] = false
+        end
       end
     end
-    call('HSET', P .. 'w:' .. ARGV[1], 'f', base + claimed)
+    call('HSET', P .. 'w:' .. ARGV[1], 'f', string.format('%d', base + claimed))
     -- Who only hands back keeps no job from waiting.
     if ARGV[12] == '1' then call('HSET', P .. 'stat', 'at:' .. kind, now) end
     weigh(-weight)
-    if #counted > 0 then
-      call('HSET', P .. 'capped', unpack(counted))
-      for k = 2, #counted, 2 do call('HINCRBY', RUN, counted[k], 1) end
+    local capped, more_of = {}, {}
+    for k = 1, claimed do
+      local group = counted[k]
+      if group then
+        capped[#capped + 1] = ids[k]
+        capped[#capped + 1] = group
+        more_of[group] = (more_of[group] or 0) + 1
+      end
     end
+    if #capped > 0 then call('HSET', P .. 'capped', unpack(capped)) end
+    for group, n in pairs(more_of) do call('HINCRBY', RUN, group, n) end
+  end
+  -- What turned out to be no job took no place below its group's cap: a group that was parked for it goes on.
+  for group in pairs(freed) do
+    if tonumber(call('HGET', RUN, group) or 0) < cap then unpark(group) end
   end
 end
 local more = has_available(kind) and 1 or 0
 if tokens then
   tokens = tokens - claimed
-  call('HSET', P .. 'rl', 't', tokens, 'at', now)
+  if claimed > 0 then call('HSET', P .. 'rl', 't', tokens, 'at', now_text) end
   if more == 1 and tokens < 1 then
     more = 0
     local ms = math.ceil((1 - tokens) * 1000 / tonumber(cfg[2]))

@@ -115,6 +115,18 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    /// Which jobs there is reason to look at: one that ended, or all, after a while without news of them or when news were missed.
+    async fn hear(&mut self) -> Vec<JobId> {
+        let look_again = tokio::time::Instant::now() + LOOK_AGAIN;
+        while let Ok(Ok(message)) = tokio::time::timeout_at(look_again, self.events.recv()).await {
+            let ended = message.value.as_bytes().and_then(|raw| JobId::from_bytes(raw.get(1..)?).ok());
+            if let Some(id) = ended.filter(|id| self.pending.contains(id)) {
+                return vec![id];
+            }
+        }
+        self.pending.iter().copied().collect()
+    }
+
     /// The next job that ended; `None` when all have.
     pub(crate) async fn next(&mut self, queue: &Queue) -> Option<Outcome> {
         loop {
@@ -124,15 +136,7 @@ impl Waiting {
             if self.pending.is_empty() {
                 return None;
             }
-            let heard = match tokio::time::timeout(LOOK_AGAIN, self.events.recv()).await {
-                Ok(Ok(message)) => match message.value.as_bytes().and_then(|raw| JobId::from_bytes(raw.get(1..)?).ok())
-                {
-                    Some(id) if self.pending.contains(&id) => vec![id],
-                    _ => continue,
-                },
-                // Silence or a lagging receiver: look at everything.
-                _ => self.pending.iter().copied().collect(),
-            };
+            let heard = self.hear().await;
             match queue.look(&heard, true).await {
                 Ok(outcomes) => {
                     self.ended.extend(outcomes.into_iter().filter(|outcome| self.pending.remove(&outcome.id)));

@@ -18,8 +18,6 @@ use crate::{
 
 /// Jobs stored by one call of the script, all or none; long enough to be fast, short enough not to hold Redis up (about 1 ms).
 const ATOMIC: usize = 1000;
-/// Jobs handed to one variadic command inside the script: Lua's stack bounds `unpack`.
-const BUCKET: usize = 250;
 /// Calls under way at once when more than [`ATOMIC`] jobs are pushed.
 const PIPELINED: usize = 4;
 /// How often a push whose connection broke is sent again.
@@ -75,9 +73,7 @@ impl Queue {
             let (args, order) = arguments(jobs, &self.inner.options)?;
             match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),
-                Err(QueueError::Unavailable(error))
-                    if resends < RESENDS && !matches!(error.kind(), fred::error::ErrorKind::Timeout) =>
-                {
+                Err(QueueError::Unavailable(error)) if resends < RESENDS && is_broken(&error) => {
                     resends += 1;
                     tokio::time::sleep(Duration::from_millis(50 << resends)).await;
                 }
@@ -87,7 +83,20 @@ impl Queue {
     }
 }
 
-/// Plain jobs that run now go in buckets of one lane each; the others go one by one.
+/// Whether the connection broke: then the push may be sent again at once. A server that refuses it goes on doing so for a while.
+fn is_broken(error: &fred::error::Error) -> bool {
+    use fred::error::ErrorKind::{Canceled, IO, Unknown};
+    let is_of_server =
+        error.details().split_whitespace().next().is_some_and(|w| w.chars().all(|c| c.is_ascii_uppercase()));
+    match error.kind() {
+        IO | Canceled => true,
+        // The client's own words for a connection that it lost.
+        Unknown => !is_of_server,
+        _ => false,
+    }
+}
+
+/// Plain jobs that run now go lane by lane; the others go one by one.
 fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
     let mut lanes: BTreeMap<(u8, &str, &str), Vec<&NewJob>> = BTreeMap::new();
     let mut single = Vec::new();
@@ -98,8 +107,7 @@ fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec
             single.push(index);
         }
     }
-    let buckets: usize = lanes.values().map(|lane| lane.len().div_ceil(BUCKET)).sum();
-    let mut args: Vec<Value> = Vec::with_capacity(7 + jobs.len() * 6);
+    let mut args: Vec<Value> = Vec::with_capacity(8 + jobs.len() * 6);
     args.extend([
         options.max_depth.map_or(0, int).into(),
         options.max_bytes.map_or(0, int).into(),
@@ -107,7 +115,7 @@ fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec
         int(jobs.len() as u64).into(),
         Value::Null,
         jobs.first().map_or("", |job| &job.kind).into(),
-        int(buckets as u64).into(),
+        int((jobs.len() - single.len()) as u64).into(),
     ]);
     let mut bytes = 0;
     let mut record = |job: &NewJob| -> Result<Value, QueueError> {
@@ -115,17 +123,16 @@ fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec
         bytes += record.len() as u64;
         Ok(record.into())
     };
+    for job in lanes.values().flatten() {
+        args.push(id_value(job.id));
+        args.push(record(job)?);
+    }
+    args.push(int(lanes.len() as u64).into());
     for ((priority, kind, group), lane) in lanes {
-        for bucket in lane.chunks(BUCKET) {
-            args.push(priority_value(Priority::from_letter(priority)));
-            args.push(kind.into());
-            args.push(group.into());
-            args.push(int(bucket.len() as u64).into());
-            for job in bucket {
-                args.push(id_value(job.id));
-                args.push(record(job)?);
-            }
-        }
+        args.push(priority_value(Priority::from_letter(priority)));
+        args.push(kind.into());
+        args.push(group.into());
+        args.push(int(lane.len() as u64).into());
     }
     for &index in &single {
         let job = &jobs[index];

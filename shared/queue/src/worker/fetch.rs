@@ -6,31 +6,25 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use apalis_core::task::{Task, builder::TaskBuilder, metadata::MetadataStore, task_id::TaskId};
-use bytes::Bytes;
+use apalis_core::task::Task;
 use fred::{
     clients::{Client, WithOptions},
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Value, config::Options},
+    types::config::Options,
 };
-use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    connect::{close, connected, renew},
+    connect::{close, connected, unblock},
     context::JobContext,
     membership::jittered,
     shared::{End, Finish, Shared, Source},
-    step::{self, Status, Step},
+    step::{self, Reply, Status, Step},
+    wait::{self, Wait, Woken},
 };
-use crate::{
-    JobId,
-    record::Record,
-    scripts,
-    seal::{self, Closed},
-};
+use crate::{QueueError, scripts};
 
 /// Most jobs claimed by one call; also the gap left in the tokens after a call whose fate is unknown.
 pub(super) const MOST_CLAIMED: usize = 500;
@@ -38,12 +32,8 @@ pub(super) const MOST_CLAIMED: usize = 500;
 const MOST_SETTLED: usize = 1_000;
 /// How long one call to Redis may take before its fate counts as unknown.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long an idle worker sleeps at most: below it lies only the rare wake-up that died with the worker that took it.
-const NAP: Duration = Duration::from_secs(5);
 /// How often a worker looks whether it was told to stop: apalis tells no backend before the last job has ended.
 const GLANCE: Duration = Duration::from_millis(200);
-/// Wait before a job goes back that this worker still runs under a lost lease.
-const STILL_HELD: Duration = Duration::from_secs(1);
 
 /// Reads a payload's arguments, to see whether they can be read.
 pub(crate) type Check = fn(&[u8]) -> Result<(), serde_json::Error>;
@@ -53,7 +43,7 @@ pub(super) struct Fetcher {
     pub(super) shared: Arc<Shared>,
     /// Which of the worker's queues.
     pub(super) at: usize,
-    check: Option<Check>,
+    pub(super) check: Option<Check>,
     pub(super) calls: WithOptions<Client>,
     pub(super) next_token: u64,
     pub(super) last_token: u64,
@@ -61,12 +51,20 @@ pub(super) struct Fetcher {
     /// Whether work may be there for the taking.
     pub(super) is_hungry: bool,
     /// Whether it could run a job of those that it claimed last.
-    can_run: bool,
+    pub(super) can_run: bool,
     due: Option<Instant>,
-    pub(super) wake: Option<BoxFuture<'static, bool>>,
+    pub(super) wait: Option<Wait>,
     stop_at: Option<Instant>,
+    /// Since when no step was answered.
+    pub(super) failing: Option<Failing>,
     /// Whether all has ended here and Redis could not be told.
     pub(super) has_given_up: bool,
+}
+
+/// Steps that failed one after the other.
+pub(super) struct Failing {
+    pub(super) since: Instant,
+    pub(super) wait: Duration,
 }
 
 /// Runs until the worker is closed and everything is settled.
@@ -78,8 +76,9 @@ pub(crate) async fn run(shared: Arc<Shared>, check: Option<Check>) {
 
 async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
     let source = shared.sources[at].queue.client().clone();
-    let connecting = async { (connected(&source).await, connected(&source).await) };
-    let (client, waiting) = shared.sources[at].pulse.turn_during(connecting).await;
+    let is_wanted = || !shared.is_closing.load(Ordering::Acquire);
+    let connecting = async { (connected(&source, is_wanted).await, connected(&source, is_wanted).await) };
+    let (Some(client), Some(waiting)) = shared.sources[at].pulse.turn_during(connecting).await else { return };
     let calls = client.with_options(&Options {
         max_attempts: scripts::writes(&client),
         timeout: Some(PATIENCE),
@@ -96,11 +95,13 @@ async fn serve(shared: Arc<Shared>, at: usize, check: Option<Check>) {
         is_hungry: true,
         can_run: true,
         due: None,
-        wake: None,
+        wait: None,
         stop_at: None,
+        failing: None,
         has_given_up: false,
     };
     fetcher.work(&waiting).await;
+    unblock(&client, &waiting).await;
     close(&client).await;
     close(&waiting).await;
 }
@@ -132,9 +133,11 @@ impl Fetcher {
                 return;
             }
             let can_claim = self.can_claim();
+            // A wait that claims is woken by what is there: claiming beside it would make its tokens stale.
+            let may_claim = can_claim && !self.is_claiming();
             let is_due = self.due.is_some_and(|due| due <= Instant::now());
-            if !self.unsettled.is_empty() || is_due || (can_claim && self.is_hungry) {
-                let want = if can_claim { self.take() } else { 0 };
+            if !self.unsettled.is_empty() || is_due || (may_claim && self.is_hungry) {
+                let want = if may_claim { self.take() } else { 0 };
                 if !self.unsettled.is_empty() || is_due || want > 0 {
                     self.step(want).await;
                     self.done(self.is_hungry);
@@ -149,23 +152,35 @@ impl Fetcher {
     }
 
     /// Whether this worker takes jobs of this queue at all now.
+    pub(super) fn is_open(&self) -> bool {
+        let is_ending = self.stop_at.is_some() || self.shared.is_closing.load(Ordering::Acquire);
+        !is_ending && !self.shared.worker.is_paused() && !self.source().is_quiet.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may ask for jobs now.
     fn can_claim(&mut self) -> bool {
-        let shared = &self.shared;
-        let source = &shared.sources[self.at];
-        let is_ending = self.stop_at.is_some() || shared.is_closing.load(Ordering::Acquire);
-        if is_ending || source.is_quiet.load(Ordering::Relaxed) {
+        if !self.is_open() {
             return false;
         }
+        let (shared, source) = (&self.shared, self.source());
         if self.next_token + (MOST_CLAIMED as u64) * 2 > self.last_token {
             // The number's tokens are used up: finish what is held, then work on under a new number.
-            if self.unsettled.is_empty() && !shared.held.lock().keys().any(|(at, _)| *at == self.at) {
-                self.is_hungry = true;
+            if self.unsettled.is_empty()
+                && !self.is_claiming()
+                && !shared.held.lock().keys().any(|(at, _)| *at == self.at)
+                && source.finishes.lock().is_empty()
+            {
                 source.number.store(0, Ordering::Release);
                 source.stir.notify_one();
             }
             return false;
         }
         true
+    }
+
+    /// Whether a call is under way that waits for work and claims it.
+    fn is_claiming(&self) -> bool {
+        self.wait.as_ref().is_some_and(|wait| wait.claims)
     }
 
     /// How many jobs to claim now.
@@ -189,7 +204,7 @@ impl Fetcher {
     }
 
     /// Once told to stop: unstarted jobs go back at once, running ones after the grace.
-    fn mind_the_stop(&mut self) {
+    pub(super) fn mind_the_stop(&mut self) {
         let is_closing = self.shared.is_closing.load(Ordering::Acquire);
         if !is_closing && !self.shared.worker.is_shutting_down() {
             return;
@@ -212,9 +227,8 @@ impl Fetcher {
     async fn rest(&mut self, waiting: &Client, can_claim: bool) {
         // A full worker of one queue learns of work when a job ends. With several queues another one's job may end, so each listens.
         let is_listening = self.shared.sources.len() > 1 || self.shared.held.lock().len() < self.shared.options.room();
-        if can_claim && is_listening && !self.is_hungry && self.wake.is_none() {
-            let key = self.source().queue.key(&format!("wk:{}", self.shared.kind));
-            self.wake = Some(wait_for_work(waiting.clone(), key).boxed());
+        if can_claim && is_listening && !self.is_hungry && self.wait.is_none() {
+            self.wait = Some(self.wait_for_work(waiting.clone()));
         }
         let due = self.due;
         let until_due = async move {
@@ -224,32 +238,67 @@ impl Fetcher {
             }
         };
         let woken = async {
-            match &mut self.wake {
-                Some(wake) => wake.await,
+            match &mut self.wait {
+                Some(wait) => (&mut wait.call).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = self.shared.sources[self.at].stir.notified() => {}
-            is_work = woken => {
-                self.wake = None;
+        let woken = tokio::select! {
+            () = self.shared.sources[self.at].stir.notified() => None,
+            woken = woken => Some(woken),
+            () = until_due => {
                 self.is_hungry = true;
-                if !is_work {
-                    // Redis did not answer; the step that follows meets the same trouble and waits it out.
-                    tokio::time::sleep(jittered(Duration::from_millis(50))).await;
-                }
-                if !can_claim || self.shared.held.lock().len() >= self.shared.options.room() {
-                    self.pass_on().await;
-                }
+                None
             }
-            () = until_due => self.is_hungry = true,
-            () = tokio::time::sleep(GLANCE) => {}
+            () = tokio::time::sleep(GLANCE) => None,
+        };
+        if let Some(woken) = woken {
+            self.wait = None;
+            self.wake(woken, can_claim).await;
         }
     }
 
-    /// A wake-up came while there was no room: a call that claims nothing hands it to another worker.
-    async fn pass_on(&mut self) {
-        self.step(0).await;
+    /// The wait for work is over.
+    async fn wake(&mut self, woken: Woken, can_claim: bool) {
+        if woken.is_refused {
+            // The step that follows meets the same trouble and waits it out.
+            tokio::time::sleep(jittered(Duration::from_millis(50))).await;
+        }
+        if let Some(reply) = woken.reply {
+            self.hear(reply).await;
+            self.done(self.is_hungry);
+            return;
+        }
+        self.is_hungry = true;
+        if !can_claim || self.shared.held.lock().len() >= self.shared.options.room() {
+            // A call that claims nothing hands the wake-up to another worker.
+            self.step(0).await;
+        }
+    }
+
+    /// Waits for work on a connection of its own. A worker of one queue claims it with the same call, which saves the round trip between
+    /// the wake-up and the claim; among several queues the slots are given out when there is work, not before.
+    fn wait_for_work(&self, waiting: Client) -> Wait {
+        let source = self.source();
+        let key = source.queue.key(&format!("wk:{}", self.shared.kind));
+        if self.shared.sources.len() > 1 {
+            return wait::for_work(waiting, key);
+        }
+        let args = step::arguments(&self.call(self.take()), &[]);
+        wait::to_claim(waiting, key, source.queue.prefix().to_owned(), args)
+    }
+
+    fn call(&self, want: usize) -> Step<'_> {
+        let source = self.source();
+        Step {
+            number: source.number.load(Ordering::Acquire),
+            token: self.next_token,
+            want,
+            kind: &self.shared.kind,
+            options: source.queue.options(),
+            worker: self.shared.worker.name(),
+            can_run: self.can_run,
+        }
     }
 
     async fn step(&mut self, want: usize) {
@@ -257,30 +306,28 @@ impl Fetcher {
         let settled = std::mem::replace(&mut self.unsettled, rest);
         let shared = Arc::clone(&self.shared);
         let source = &shared.sources[self.at];
-        let step = Step {
-            number: source.number.load(Ordering::Acquire),
-            token: self.next_token,
-            want,
-            kind: &shared.kind,
-            options: source.queue.options(),
-            worker: shared.worker.name(),
-            can_run: self.can_run,
-        };
-        let args = step::arguments(&step, &settled);
+        let args = step::arguments(&self.call(want), &settled);
         let call = scripts::run(&self.calls, &scripts::STEP, source.queue.prefix(), args);
-        let reply = match source.pulse.turn_during(call).await {
-            Ok(reply) => step::read(reply),
-            Err(error) => Err(error),
-        };
+        let reply = source.pulse.turn_during(call).await.and_then(step::read);
+        if reply.is_err() {
+            // Should the call have arrived after all, their time is counted; it must not be twice.
+            self.unsettled.splice(0..0, settled.into_iter().map(|finish| Finish { ran: Duration::ZERO, ..finish }));
+        }
+        self.hear(reply).await;
+    }
+
+    /// Takes in the answer to a step.
+    async fn hear(&mut self, reply: Result<Reply, QueueError>) {
+        let shared = Arc::clone(&self.shared);
+        let source = &shared.sources[self.at];
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                // Should the call have arrived after all, their time is counted; it must not be twice.
-                self.unsettled.splice(0..0, settled.into_iter().map(|finish| Finish { ran: Duration::ZERO, ..finish }));
                 source.pulse.turn_during(self.recover(&error)).await;
                 return;
             }
         };
+        self.failing = None;
         if !reply.lost.is_empty() {
             // Told twice after a lost answer, or taken from us in between: either way somebody else answers for them.
             tracing::debug!(queue.name = %source.queue.name(), jobs = reply.lost.len(), "ends of jobs came after their lease was over");
@@ -292,7 +339,9 @@ impl Fetcher {
         match reply.status {
             Status::Fine => {
                 self.accept(reply.claimed);
-                source.early_cancels.lock().clear();
+                if !self.is_claiming() {
+                    source.early_cancels.lock().clear();
+                }
             }
             Status::Paused => {}
             Status::Unknown => source.number.store(0, Ordering::Release),
@@ -300,142 +349,6 @@ impl Fetcher {
                 self.is_hungry = true;
                 source.pulse.turn_during(self.reconcile_until_done()).await;
             }
-        }
-    }
-
-    fn accept(&mut self, claimed: Vec<(JobId, Bytes)>) {
-        if claimed.is_empty() {
-            return;
-        }
-        self.source().pulse.fetch();
-        let mut tasks = Vec::with_capacity(claimed.len());
-        let weak = Arc::downgrade(&self.shared);
-        for (id, raw) in claimed {
-            let token = self.next_token;
-            self.next_token += 1;
-            if raw.is_empty() {
-                // Leased already: see step.lua.
-                continue;
-            }
-            match Record::decode(&raw) {
-                Ok(record) => {
-                    let payload = record.payload.clone();
-                    let context = JobContext::new(id, token, record, weak.clone(), self.at);
-                    if let Some(task) = self.task(context, &payload) {
-                        tasks.push(task);
-                    }
-                }
-                Err(error) => {
-                    let end = End::Dead { message: error.to_string() };
-                    self.unsettled.push(Finish { id, token, is_plain: false, attempt: 0, ran: Duration::ZERO, end });
-                }
-            }
-        }
-        self.can_run = !tasks.is_empty();
-        self.shared.lay_ready(tasks);
-    }
-
-    /// The end of a run that needs another worker.
-    fn hand_back(&self, context: &JobContext, reason: &'static str) -> End {
-        metrics::counter!("queue_handed_back_total", "queue" => self.source().queue.name().to_string(), "reason" => reason)
-            .increment(1);
-        End::HandedBack { delay_ms: crate::options::millis(until_deployed(context.id())) }
-    }
-
-    /// The job as apalis runs it; `None` when it cannot run here.
-    fn task(&mut self, context: JobContext, payload: &[u8]) -> Option<Task<Vec<u8>>> {
-        let refuse = |end| Finish {
-            id: context.id(),
-            token: context.token(),
-            is_plain: false,
-            attempt: context.attempt(),
-            ran: Duration::ZERO,
-            end,
-        };
-        if context.version() > self.shared.version {
-            let end = self.hand_back(&context, "version");
-            self.unsettled.push(refuse(end));
-            return None;
-        }
-        let keys = self.source().queue.options().keys.as_ref();
-        let opened = context.is_sealed().then(|| seal::open(keys, context.id(), context.kind(), payload));
-        let payload = match &opened {
-            None => payload,
-            Some(Ok(opened)) => opened,
-            Some(Err(Closed::UnknownKey)) => {
-                let end = self.hand_back(&context, "key");
-                self.unsettled.push(refuse(end));
-                return None;
-            }
-            Some(Err(Closed::Broken)) => {
-                let key = seal::key_of(payload).unwrap_or("?");
-                let message =
-                    format!("sealed arguments do not open with key {key}: they were changed, or the key is another");
-                self.unsettled.push(refuse(unreadable(&context, message)));
-                return None;
-            }
-        };
-        if let Some(Err(error)) = self.check.map(|check| check(payload)) {
-            // The reason quotes what it could not read, which must not stand beside a seal.
-            let message = if context.is_sealed() {
-                let (what, line, column) = (error.classify(), error.line(), error.column());
-                format!("failed to read the sealed arguments: {what:?} error at line {line} column {column}")
-            } else {
-                format!("failed to read the arguments: {error}")
-            };
-            self.unsettled.push(refuse(unreadable(&context, message)));
-            return None;
-        }
-        let mut held = self.shared.held.lock();
-        if held.contains_key(&(self.at, context.id())) {
-            let delay_ms = crate::options::millis(STILL_HELD);
-            self.unsettled.push(refuse(End::Returned { delay_ms }));
-            return None;
-        }
-        held.insert((self.at, context.id()), context.clone());
-        if self.source().early_cancels.lock().contains(&context.id()) {
-            context.request_cancel();
-        }
-        drop(held);
-        let mut builder = TaskBuilder::new(payload.to_vec())
-            .task_id(TaskId::from_ulid(context.id().ulid()))
-            .attempt(context.attempt() as usize - 1)
-            .max_attempts(context.max_attempts() as usize);
-        if !context.metadata().is_empty() {
-            builder = builder.with_metadata(
-                context.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect::<MetadataStore>(),
-            );
-        }
-        Some(builder.data(context).build())
-    }
-}
-
-/// The end of a run whose arguments could not be read.
-fn unreadable(context: &JobContext, message: String) -> End {
-    let delay_ms = crate::options::millis(crate::RetryPolicy::default().backoff(context.attempt()));
-    End::Failed { delay_ms, message }
-}
-
-/// How long a job that another worker has to run waits before it is looked at again: a quarter of its age, so that a deploy under
-/// way hardly delays it and a forgotten one costs little. At least 1 s, at most 30 s, and less by up to half so that a herd spreads.
-fn until_deployed(id: JobId) -> Duration {
-    let age = SystemTime::now().duration_since(id.created_at()).unwrap_or_default();
-    jittered((age / 4).clamp(Duration::from_secs(1), Duration::from_secs(30)))
-}
-
-/// Whether Redis answered: with a token or with nothing after the nap.
-async fn wait_for_work(client: Client, key: String) -> bool {
-    let calls = client.with_options(&Options {
-        max_attempts: scripts::writes(&client),
-        timeout: Some(NAP * 2),
-        ..Options::default()
-    });
-    let pop = CustomCommand::new_static("BLPOP", ClusterHash::FirstKey, true);
-    match calls.custom::<Value, _>(pop, vec![key, NAP.as_secs().to_string()]).await {
-        Ok(_) => true,
-        Err(error) => {
-            renew(&client, &error).await;
-            false
         }
     }
 }

@@ -49,7 +49,8 @@ pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
 }
 
 async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
-    let client = connected(client).await;
+    let is_wanted = || weak.upgrade().is_some_and(|shared| !shared.is_closed.load(Ordering::Acquire));
+    let Some(client) = connected(client, is_wanted).await else { return };
     loop {
         let Some(shared) = weak.upgrade() else { break };
         if shared.is_closed.load(Ordering::Acquire) {

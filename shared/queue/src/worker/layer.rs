@@ -117,7 +117,8 @@ where
         async move {
             context.start();
             if context.kills() > 0 && !mark_start(&held.shared, &context).await {
-                held.settle(End::Returned { delay_ms: 0 });
+                // Not at once: what keeps Redis from noting it may last.
+                held.settle(End::Returned { delay_ms: millis(DEFERRED) });
                 return Err(Interrupted::Lost.into());
             }
             let outcome = supervise(run, &context, held.shared.options.cancel_grace).await;

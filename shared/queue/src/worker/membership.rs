@@ -13,7 +13,7 @@ use rand::Rng;
 use super::{
     connect::renew_after,
     context::JobContext,
-    fetch::{Fetcher, MOST_CLAIMED},
+    fetch::{Failing, Fetcher, MOST_CLAIMED},
     shared::{End, Finish},
 };
 use crate::{JobId, QueueError, scripts};
@@ -88,7 +88,7 @@ impl Fetcher {
         drop(held);
         self.source().finishes.lock().clear();
         self.unsettled.clear();
-        self.wake = None;
+        self.wait = None;
     }
 
     pub(super) async fn recover(&mut self, error: &QueueError) {
@@ -96,23 +96,43 @@ impl Fetcher {
         self.done(false);
         self.is_hungry = true;
         renew_after(&self.calls, error).await;
+        // A step may be refused again and again while all else works.
+        let failing = self.failing.get_or_insert_with(|| Failing { since: Instant::now(), wait: Duration::ZERO });
+        let wait = failing.wait;
+        failing.wait = (wait * 2).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        tokio::time::sleep(jittered(wait)).await;
         self.reconcile_until_done().await;
+        if self.is_over() {
+            self.give_up_after(self.failing.as_ref().map_or_else(Instant::now, |failing| failing.since));
+        }
+    }
+
+    /// Ends the worker, although Redis does not know how its jobs ended, when it could not be told for too long.
+    fn give_up_after(&mut self, since: Instant) {
+        if since.elapsed() >= PATIENCE {
+            tracing::warn!(queue.name = %self.source().queue.name(), jobs = self.unsettled.len(), "redis was not told how these jobs ended before this worker did, they will run again when their leases are over");
+            self.has_given_up = true;
+        }
     }
 
     /// After a call whose fate is unknown: bars it, and returns jobs it may have claimed without our hearing of them.
     pub(super) async fn reconcile_until_done(&mut self) {
         let begun = Instant::now();
         let mut wait = Duration::from_millis(50);
+        // What it claims from now on is barred like the rest, and what it has claimed goes back like the rest.
+        self.wait = None;
         self.next_token += MOST_CLAIMED as u64;
         while let Err(error) = self.reconcile().await {
             tracing::debug!(%error, "failed to compare leases");
             renew_after(&self.calls, &error).await;
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
             self.unsettled.append(&mut ended);
-            if self.is_over() && begun.elapsed() >= PATIENCE {
-                tracing::warn!(queue.name = %self.source().queue.name(), jobs = self.unsettled.len(), "redis was not told how these jobs ended before this worker did, they will run again when their leases are over");
-                self.has_given_up = true;
-                return;
+            self.mind_the_stop();
+            if self.is_over() {
+                self.give_up_after(begun);
+                if self.has_given_up {
+                    return;
+                }
             }
             tokio::time::sleep(jittered(wait)).await;
             wait = (wait * 2).min(Duration::from_secs(1));
@@ -144,15 +164,7 @@ impl Fetcher {
                     .is_some_and(|context| context.token() == *token)
                     || self.source().finishes.lock().iter().chain(&self.unsettled).any(|finish| finish.token == *token);
                 if !is_known {
-                    let end = End::Returned { delay_ms: 0 };
-                    self.unsettled.push(Finish {
-                        id,
-                        token: *token,
-                        is_plain: false,
-                        attempt: 0,
-                        ran: Duration::ZERO,
-                        end,
-                    });
+                    self.unsettled.push(Finish::unrun(id, *token, End::Returned { delay_ms: 0 }));
                 }
             }
             if is_last {

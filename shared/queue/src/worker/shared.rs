@@ -57,6 +57,13 @@ pub(crate) struct Finish {
     pub(crate) end: End,
 }
 
+impl Finish {
+    /// The end of a job that no handler saw.
+    pub(crate) fn unrun(id: JobId, token: u64, end: End) -> Self {
+        Self { id, token, is_plain: false, attempt: 0, ran: Duration::ZERO, end }
+    }
+}
+
 /// One of the queues that a worker serves.
 pub(crate) struct Source {
     pub(crate) queue: Queue,
@@ -161,9 +168,11 @@ impl Shared {
 
     /// A job ended. One whose lease is gone is only forgotten: its end is not ours to tell.
     pub(crate) fn finish(&self, context: &JobContext, end: End) {
-        self.held.lock().remove(&(context.source(), context.id()));
         let source = &self.sources[context.source()];
         source.pulse.finish();
+        // In one step to others: a job is held or its end is there to be told.
+        let mut held = self.held.lock();
+        held.remove(&(context.source(), context.id()));
         if !context.is_lost() {
             let has_run = matches!(end, End::Completed { .. } | End::Failed { .. } | End::Dead { .. });
             let ran = context.started_at().filter(|_| has_run).map_or(Duration::ZERO, |at| at.elapsed());
@@ -176,6 +185,7 @@ impl Shared {
                 end,
             });
         }
+        drop(held);
         source.stir.notify_one();
     }
 

@@ -54,7 +54,9 @@ fn is_plain(finish: &Finish) -> bool {
 
 pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
     let options = step.options;
-    let (plain, others): (Vec<&Finish>, Vec<&Finish>) = settled.iter().partition(|finish| is_plain(finish));
+    let (plain, mut others): (Vec<&Finish>, Vec<&Finish>) = settled.iter().partition(|finish| is_plain(finish));
+    // Each that goes back goes to the front: the last claimed first, so that they stand as they stood.
+    others.sort_by_key(|finish| std::cmp::Reverse(finish.token));
     let buckets = plain.len().div_ceil(BUCKET);
     let ran_us = settled
         .iter()

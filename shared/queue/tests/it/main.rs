@@ -15,6 +15,7 @@ mod failover;
 mod flows;
 mod forecast;
 mod interop;
+mod lanes;
 mod layers;
 mod limits;
 mod network;

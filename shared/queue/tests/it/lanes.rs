@@ -1,0 +1,153 @@
+//! Lists with ghosts, caps, the same job twice: what a lane must neither lose nor run twice.
+
+use std::time::Duration;
+
+use apalis_fred::{QueueOptions, State, Unique, WorkerOptions};
+
+use crate::{
+    redis::{Server, eventually},
+    worker::{Act, act, claim_and_vanish, start},
+};
+
+#[tokio::test]
+async fn a_capped_group_whose_next_jobs_were_cancelled_goes_on() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.cap_groups(Some(2)).await.unwrap();
+    let jobs = queue.push_all((0..6).map(|_| act(Act::Succeed, "g").group("g")).collect()).await.unwrap();
+    // As many as the cap: those that take all places below it are no jobs any more.
+    for job in &jobs[..2] {
+        queue.cancel(&job.id).await.unwrap();
+    }
+    let worker = start(&queue, WorkerOptions { concurrency: 10, ..WorkerOptions::default() });
+    eventually("all ran", || async { worker.log.of("g").len() == 4 }).await;
+    worker.stop().await;
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:run", "aq:{q}:parked", "aq:{q}:capped"]).await, 0);
+}
+
+#[tokio::test]
+async fn a_higher_cap_counts_at_once() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.cap_groups(Some(1)).await.unwrap();
+    let worker = start(&queue, WorkerOptions { concurrency: 10, ..WorkerOptions::default() });
+    queue.push_all((0..3).map(|_| act(Act::Hang, "g").group("g")).collect()).await.unwrap();
+    eventually("parked", || async { server.command::<i64>(&["EXISTS", "aq:{q}:parked"]).await == 1 }).await;
+    queue.cap_groups(Some(2)).await.unwrap();
+    eventually("two run", || async { worker.log.of("g").len() == 2 }).await;
+    queue.cap_groups(None).await.unwrap();
+    eventually("all run", || async { worker.log.of("g").len() == 3 }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_was_deleted_and_pushed_again_runs() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let job = act(Act::Succeed, "again");
+    let id = queue.push(job.clone()).await.unwrap().id;
+    assert!(queue.delete(&id).await.unwrap());
+    queue.push(job).await.unwrap();
+    let worker = start(&queue, WorkerOptions { concurrency: 10, ..WorkerOptions::default() });
+    eventually("ran", || async { worker.log.of("again").len() == 1 }).await;
+    worker.stop().await;
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:ghosts"]).await, 0);
+}
+
+#[tokio::test]
+async fn a_job_that_stands_twice_in_one_push_is_stored_once() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.cap_groups(Some(5)).await.unwrap();
+    let job = act(Act::Succeed, "twice").group("g");
+    let pushed = queue.push_all(vec![job.clone(), act(Act::Succeed, "other").group("g"), job]).await.unwrap();
+    assert_eq!(pushed[0].id, pushed[2].id);
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.available, stats.pushed_total), (2, 2));
+    let worker = start(&queue, WorkerOptions { concurrency: 10, ..WorkerOptions::default() });
+    eventually("completed", || async { queue.stats().await.unwrap().completed == 2 }).await;
+    worker.stop().await;
+    assert_eq!(worker_ran(&server).await, 0, "nothing counts as running");
+    let bytes: String = server.command(&["HGET", "aq:{q}:stat", "bytes"]).await;
+    assert_eq!(bytes, "0");
+}
+
+async fn worker_ran(server: &Server) -> i64 {
+    server.command(&["EXISTS", "aq:{q}:run", "aq:{q}:capped", "aq:{q}:parked"]).await
+}
+
+#[tokio::test]
+async fn jobs_of_many_groups_are_all_stored_by_one_push_and_by_pushing_it_again() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let jobs: Vec<_> = (0..1_000).map(|n| act(Act::Succeed, "a").group(format!("g{}", n % 700))).collect();
+    // As after a lost answer: some are there already, in some of the script's blocks.
+    queue.push_all(jobs[200..260].to_vec()).await.unwrap();
+    queue.push_all(jobs.clone()).await.unwrap();
+    queue.push_all(jobs).await.unwrap();
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.available, stats.pushed_total), (1_000, 1_000));
+    assert_eq!(
+        server.command::<i64>(&["LLEN", "aq:{q}:r:n:play"]).await,
+        700,
+        "each group stands in the rotation once"
+    );
+    let worker = start(&queue, WorkerOptions { concurrency: 100, prefetch: 300, ..WorkerOptions::default() });
+    eventually("all ran", || async { queue.stats().await.unwrap().completed == 1_000 }).await;
+    assert_eq!(worker.log.of("a").len(), 1_000);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn recovered_jobs_stand_as_they_stood() {
+    let server = Server::start().await;
+    let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() }).await;
+    let mut pushed: Vec<_> = (0..5).map(|n| act(Act::Succeed, &n.to_string())).collect();
+    for job in pushed.drain(..) {
+        queue.push(job).await.unwrap();
+    }
+    claim_and_vanish(&server, 4).await;
+    eventually("rescued", || async {
+        queue.rescue().await.unwrap();
+        queue.stats().await.unwrap().available == 5
+    })
+    .await;
+    let worker = start(&queue, WorkerOptions { concurrency: 1, ..WorkerOptions::default() });
+    eventually("all ran", || async { queue.stats().await.unwrap().completed == 5 }).await;
+    let ran: Vec<String> = worker.log.0.lock().iter().map(|(label, _)| label.clone()).collect();
+    assert_eq!(ran, ["0", "1", "2", "3", "4"]);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_retried_by_hand_holds_its_key_again() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::Succeed, "a").unique("k", Unique::UntilDone)).await.unwrap().id;
+    queue.cancel(&id).await.unwrap();
+    assert!(queue.retry(&id).await.unwrap());
+    let twin = queue.push(act(Act::Succeed, "a").unique("k", Unique::UntilDone)).await.unwrap();
+    assert_eq!((twin.id, twin.is_duplicate), (id, true));
+    // Nor does it take the key from one that came in between.
+    queue.cancel(&id).await.unwrap();
+    let second = queue.push(act(Act::Succeed, "a").unique("k", Unique::UntilDone)).await.unwrap();
+    assert!(!second.is_duplicate);
+    assert!(queue.retry(&id).await.unwrap());
+    queue.cancel(&id).await.unwrap();
+    assert_eq!(queue.push(act(Act::Succeed, "a").unique("k", Unique::UntilDone)).await.unwrap().id, second.id);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_job_is_told_that_it_was_deleted() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::Succeed, "a")).await.unwrap().id;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.wait(id).await }
+    });
+    eventually("waited for", || async { server.command::<i64>(&["EXISTS", "aq:{q}:waiters"]).await == 1 }).await;
+    assert!(queue.delete(&id).await.unwrap());
+    assert_eq!(waiting.await.unwrap().unwrap().state, None::<State>);
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:waiters"]).await, 0, "it was told, not found out");
+}
