@@ -38,7 +38,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for CrossOrigin<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        if is_foreign(request.headers()) {
+        // Sockets have an allow-list of their own, and close rather than refuse.
+        if is_foreign(request.headers()) && !request.headers().contains_key(header::UPGRADE) {
             self.foreign.call(request).await.map(IntoResponse::into_response)
         } else {
             self.plain.call(request).await

@@ -129,8 +129,7 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
         _ => Route::new().nest_no_strip("/", cross_origin::allow(routes::routes(), &state.config.http.cors_origins)),
     };
     if let Some(sockets) = sockets {
-        // Sockets have an allow-list of their own, and close rather than refuse.
-        let tier = Arc::new(socket::routes(sockets));
+        let tier = Arc::new(cross_origin::allow(socket::routes(sockets), &state.config.http.cors_origins));
         for prefix in ["/ws", "/api/v1", "/api/developer"] {
             route = route.nest_no_strip(prefix, tier.clone());
         }

@@ -7,10 +7,13 @@ import { bareToken } from "./token.js";
 import type { ExtensionClientFrame, HistoryPoint, ResumedFrame, ResumeFailedFrame } from "./wire/extensions.js";
 import type { Positioned } from "./wire/frame.js";
 
+/** How long acknowledgements gather. */
+const ACK_DELAY_MS = 100;
+
 /** Options of the sockets with channels. */
 export interface ReplayOptions extends ConnectionOptions {
   /**
-   * Acknowledge every stored event once its listeners have run: one that was not is sent again on the next connection.
+   * Acknowledge every event of the user's inbox once its listeners have run: one that was not is sent again on the next connection.
    * Default false.
    */
   readonly isAcking?: boolean;
@@ -32,6 +35,8 @@ export abstract class ReplayingSocket<
 > extends ProtocolSocket<In, Out | ExtensionClientFrame> {
   protected readonly replay = new Replay<Event>();
   private readonly isAcking: boolean;
+  /** The last event heard of each channel that is acknowledged. */
+  private readonly unacked = new Map<string | undefined, number>();
 
   protected constructor(dialect: Dialect<In, Out | ExtensionClientFrame>, options: ReplayOptions) {
     super(dialect, options);
@@ -112,7 +117,17 @@ export abstract class ReplayingSocket<
     else this.replay.failed(frame);
   }
 
+  /** Notes what has been heard of the inbox, and tells it a moment later: servers limit the rate of messages. */
   private acknowledge({ seq, channel }: Event): void {
-    if (this.isAcking && seq !== undefined) this.ack(seq, channel);
+    // No other channel waits for acknowledgements.
+    const isInbox = channel === undefined || channel.startsWith("user_");
+    if (!this.isAcking || seq === undefined || !isInbox) return;
+    if (this.unacked.size === 0) setTimeout(() => this.flushAcks(), ACK_DELAY_MS);
+    this.unacked.set(channel, seq);
+  }
+
+  private flushAcks(): void {
+    for (const [channel, seq] of this.unacked) this.ack(seq, channel);
+    this.unacked.clear();
   }
 }

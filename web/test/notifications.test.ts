@@ -213,15 +213,18 @@ describe("NotificationsSocket", () => {
     assert.equal(peer.url.searchParams.get("acks"), "1");
     const order: string[] = [];
     socket.onEvent(({ seq }) => order.push(`heard ${seq}`));
-    peer.send(edited(1));
-    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "post_123", seq: 1 });
-    assert.deepEqual(order, ["heard 1"]);
-    peer.send(edited(1));
-    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "post_123", seq: 1 });
-    assert.deepEqual(order, ["heard 1"]);
+    // Channels that are no inbox wait for no acknowledgement.
+    peer.send(edited(7, "post_123"));
+    peer.send(edited(1, "user_1"));
+    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "user_1", seq: 1 });
+    assert.deepEqual(order, ["heard 7", "heard 1"]);
+    peer.send(edited(1, "user_1"));
+    assert.deepEqual(await peer.frameOf("ack"), { type: "ack", channel: "user_1", seq: 1 });
+    assert.deepEqual(order, ["heard 7", "heard 1"]);
     peer.send(serverFixture("n_server_alert"));
-    peer.send(edited(2));
-    assert.equal((await peer.frameOf("ack"))["seq"], 2);
+    // What comes in one moment is acknowledged at once.
+    for (const seq of [2, 3, 4]) peer.send(edited(seq, "user_1"));
+    assert.equal((await peer.frameOf("ack"))["seq"], 4);
   });
 
   it("hands a fresh token over in place", async () => {

@@ -5,7 +5,6 @@
 mod converter;
 mod health;
 mod jobs;
-mod memory;
 mod pool;
 mod registry;
 mod runtime;

@@ -83,13 +83,15 @@ impl Session {
             self.memberships.retain(|joined| {
                 joined.is_own || names.iter().any(|name| name == joined.membership.channel().as_str())
             });
-            self.muted = [Kind::Notification, Kind::Order, Kind::Material].to_vec();
+            if self.dialect == Dialect::Notifications {
+                self.muted = [Kind::Notification, Kind::Order, Kind::Material].to_vec();
+            }
         }
         let mut granted = Vec::with_capacity(names.len());
         let mut rejected = Vec::new();
         let mut joined = Vec::new();
         for name in names {
-            match self.subscribe(&name).await? {
+            match self.subscribe(&name, &joined).await? {
                 Ok(new) => {
                     joined.extend(new);
                     granted.push(name);
@@ -107,6 +109,7 @@ impl Session {
             frame.raw("positions", &self.positions_of(message, &granted, &joined));
         }
         self.send(&frame.finish());
+        let had = self.memberships.len();
         for (membership, form, last) in joined {
             let since = since_of(message, membership.channel());
             if since.is_some() {
@@ -124,6 +127,16 @@ impl Session {
             self.catch_up(&membership, encoding, live_from.clone(), |_| true).await?;
             self.memberships.push(Joined { membership, form, live_from, is_own: false });
         }
+        // Those that the connection had already.
+        for index in 0..had {
+            let channel = self.memberships[index].membership.channel();
+            let since =
+                if granted.iter().any(|name| name == channel.as_str()) { since_of(message, channel) } else { None };
+            if let Some(since) = since {
+                self.show_positions();
+                self.resume_joined(index, since).await?;
+            }
+        }
         Ok(())
     }
 
@@ -139,7 +152,10 @@ impl Session {
             let channel = membership.channel();
             (channel, since_of(message, channel).unwrap_or_else(|| last.clone()))
         });
-        let old = self.memberships.iter().map(|old| (old.membership.channel(), old.membership.position()));
+        let old = self.memberships.iter().map(|old| {
+            let channel = old.membership.channel();
+            (channel, since_of(message, channel).unwrap_or_else(|| old.membership.position()))
+        });
         let mut positions = ObjectWriter::new();
         for (channel, position) in
             new.chain(old).filter(|(channel, _)| granted.iter().any(|name| name == channel.as_str()))
@@ -149,10 +165,11 @@ impl Session {
         String::from_utf8(positions.finish()).expect("made of JSON texts")
     }
 
-    /// Grants or refuses one name; a channel that is new to the connection is joined, held.
+    /// Grants or refuses one name; a channel that is new to the connection, and to the message, is joined, held.
     async fn subscribe(
         &mut self,
         name: &str,
+        joined: &[(Membership, Form, Position)],
     ) -> Result<Result<Option<(Membership, Form, Position)>, &'static str>, Close> {
         let kind = if self.dialect == Dialect::Notifications { kind_named(name) } else { None };
         if let Some(kind) = kind {
@@ -160,13 +177,15 @@ impl Session {
             return Ok(Ok(None));
         }
         let Ok(channel) = name.parse::<ChannelName>() else { return Ok(Err("invalid_name")) };
-        if self.memberships.iter().any(|joined| *joined.membership.channel() == channel) {
+        let mut known = self.memberships.iter().map(|old| &old.membership).chain(joined.iter().map(|(new, ..)| new));
+        if known.any(|membership| *membership.channel() == channel) {
             return Ok(Ok(None));
         }
         if !self.may_read(&channel).await? {
             return Ok(Err("forbidden"));
         }
-        if self.memberships.iter().filter(|joined| !joined.is_own).count() >= self.ctx.settings.max_channels {
+        let chosen = self.memberships.iter().filter(|old| !old.is_own).count() + joined.len();
+        if chosen >= self.ctx.settings.max_channels {
             return Ok(Err("too_many"));
         }
         let form = form_of(&channel, self.dream_form());

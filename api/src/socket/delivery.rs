@@ -11,10 +11,10 @@ use super::{
 use oneiro_core::clock;
 use oneiro_events::{ChannelName, Position, Publication};
 
-/// Publications read per step while catching up.
-const PAGE: u64 = 500;
+/// Publications read per step: what a connection holds, beyond its queue, while its client is slow to take the past. At most 64 KiB each.
+pub(crate) const PAGE: u64 = 64;
 /// Reads before live delivery begins all the same: only a channel that changes its epoch meanwhile gets there.
-const MAX_CATCH_UPS: usize = 100;
+const MAX_CATCH_UPS: usize = 1_000;
 
 impl Session {
     /// Joins a channel, held. Redis that does not answer ends the connection: the client comes back, perhaps to a process that is better off.
@@ -62,12 +62,20 @@ impl Session {
         let now = clock::unix_millis();
         let mut count = 0;
         for publication in publications {
-            let Some(frame) = frame_of(publication, encoding, now, &mut wanted) else { continue };
+            let Some(frame) = frame_of(publication, encoding, now, &mut |event| self.is_for_me(event) && wanted(event))
+            else {
+                continue;
+            };
             self.conn.outbox.room_for(&frame).await;
             self.conn.outbox.push(frame);
             count += 1;
         }
         count
+    }
+
+    /// Nobody is told what they themselves did, neither live nor later.
+    pub(crate) fn is_for_me(&self, event: &Parsed<'_>) -> bool {
+        event.author().is_none_or(|author| self.conn.user().is_none_or(|user| user.as_str() != author))
     }
 
     pub(crate) async fn on_gaps(&mut self, channels: Vec<ChannelName>) -> Result<(), Close> {
@@ -86,6 +94,11 @@ impl Session {
     }
 }
 
+/// Whether the event's time is not over.
+pub(crate) fn is_current(event: &Parsed<'_>, now_ms: u64) -> bool {
+    event.expires_at_ms().is_none_or(|end| end > now_ms)
+}
+
 /// The event's frame, unless its time is over or the connection does not want it.
 fn frame_of(
     publication: &Publication,
@@ -94,6 +107,5 @@ fn frame_of(
     wanted: &mut impl FnMut(&Parsed<'_>) -> bool,
 ) -> Option<Frame> {
     let parsed = Parsed::new(publication);
-    let is_current = parsed.expires_at_ms().is_none_or(|end| end > now_ms);
-    if is_current && wanted(&parsed) { parsed.encode(encoding) } else { None }
+    if is_current(&parsed, now_ms) && wanted(&parsed) { parsed.encode(encoding) } else { None }
 }

@@ -60,7 +60,8 @@ impl Session {
     async fn load_dream(&self, id: DreamId) -> Result<(Option<Dream>, Position), Close> {
         let (dream, position) = self.ctx.dreams.snapshot(id).await.map_err(|error| store_failed(&error))?;
         let claims = self.claims()?;
-        Ok((dream.filter(|dream| !dream.is_deleted() && dream.is_visible_to(claims)), position))
+        // One that was deleted is told as that, for as long as its last record is kept.
+        Ok((dream.filter(|dream| dream.is_visible_to(claims)), position))
     }
 
     fn send_hello(&self, id: DreamId) {

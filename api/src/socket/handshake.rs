@@ -67,7 +67,12 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
 
 /// Header, then subprotocol, then query, then cookie.
 fn token(request: &Request, query: &str, settings: &RealtimeSettings) -> Option<(String, Source)> {
-    if let Some(value) = request.header(header::AUTHORIZATION).filter(|value| !value.trim().is_empty()) {
+    // Another scheme is a proxy's in front, not ours.
+    let is_ours = |value: &&str| {
+        let value = value.trim();
+        !value.is_empty() && value.split_once(' ').is_none_or(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
+    };
+    if let Some(value) = request.header(header::AUTHORIZATION).filter(is_ours) {
         return Some((value.to_owned(), Source::Header));
     }
     let offered = request.header(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or_default();

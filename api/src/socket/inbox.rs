@@ -7,9 +7,11 @@ use super::{
     SocketContext,
     channels::Joined,
     close::Close,
-    encode::{Form, Kind, Parsed},
+    delivery::PAGE,
+    encode::{Encoding, Form, Kind, Parsed},
     fields::Fields,
     messages::ErrorCode,
+    resume::before,
     session::{Session, unavailable},
 };
 use oneiro_events::{ChannelName, Position};
@@ -126,8 +128,12 @@ impl Session {
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
         let live_from = match self.take_resume() {
-            Some(since) => self.resume(channel, since, encoding, None).await?,
-            None => self.deliver_missed(channel, encoding, end).await?,
+            Some(since) => match self.replay(channel, &since, None, encoding).await? {
+                Some((_, end)) => end,
+                // What is lost is said, and what is left of it delivered.
+                None => self.deliver_missed(channel, encoding, since, true).await?,
+            },
+            None => self.deliver_unread(channel, encoding, end).await?,
         };
         self.catch_up(&membership, encoding, live_from.clone(), waits_for_users).await?;
         self.memberships.push(Joined { membership, form, live_from, is_own: true });
@@ -135,34 +141,42 @@ impl Session {
     }
 
     /// `end`: where the channel stood when it was joined. Most users have nothing waiting, and then nothing is read.
-    async fn deliver_missed(
+    async fn deliver_unread(
         &self,
         channel: &ChannelName,
-        encoding: super::encode::Encoding,
+        encoding: Encoding,
         end: Position,
     ) -> Result<Position, Close> {
         if end.is_origin() {
             return Ok(end);
         }
-        let broker = &self.ctx.broker;
-        let cursor = broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
-        let mut since = cursor.unwrap_or_else(Position::origin);
+        let cursor =
+            self.ctx.broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
+        let since = cursor.unwrap_or_else(Position::origin);
         if since == end {
             return Ok(end);
         }
+        self.deliver_missed(channel, encoding, since, false).await
+    }
+
+    /// Sends what is left of the user's channel after `since`; where some of it is gone, says so to a client that resumes.
+    async fn deliver_missed(
+        &self,
+        channel: &ChannelName,
+        encoding: Encoding,
+        mut since: Position,
+        is_resuming: bool,
+    ) -> Result<Position, Close> {
+        let broker = &self.ctx.broker;
         loop {
-            let page = broker
-                .history(channel, Some(&since), oneiro_events::MAX_HISTORY_PAGE)
-                .await
-                .map_err(|error| unavailable(&error))?;
-            let page = match page.is_complete {
-                true => page,
+            let mut page = broker.history(channel, Some(&since), PAGE).await.map_err(|error| unavailable(&error))?;
+            if !page.is_complete {
                 // The oldest are gone; what is left is still wanted.
-                false => broker
-                    .oldest(channel, oneiro_events::MAX_HISTORY_PAGE)
-                    .await
-                    .map_err(|error| unavailable(&error))?,
-            };
+                page = broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
+                if is_resuming {
+                    self.send_resume_failed(channel, &before(&page));
+                }
+            }
             let sent = self.send_publications(&page.publications, encoding, waits_for_users).await;
             metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);
             match page.publications.last().and_then(|last| last.position.clone()) {
@@ -179,6 +193,10 @@ impl Session {
         };
         self.show_positions();
         let Some(cursor) = self.conn.inbox.get() else { return Ok(()) };
+        // Only the inbox waits for acknowledgements; another channel's numbers say nothing about it.
+        if message.text("channel").is_some_and(|channel| channel != cursor.channel.as_str()) {
+            return Ok(());
+        }
         let joined = self.memberships.iter().find(|joined| *joined.membership.channel() == cursor.channel);
         let Some(epoch) = joined.map(|joined| joined.membership.position().epoch) else { return Ok(()) };
         let end = joined.map_or(0, |joined| joined.membership.position().offset);

@@ -35,6 +35,11 @@ impl Bucket {
         has_one
     }
 
+    /// Whether all but the one just taken are there.
+    pub(crate) fn is_rested(&self, capacity: u32) -> bool {
+        self.level + 1.0 >= capacity as f32
+    }
+
     fn fill(&mut self, rate: u32, capacity: u32, now: Instant) {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f32();
         self.level = (self.level + passed * rate as f32).min(capacity as f32);

@@ -60,6 +60,10 @@ impl Session {
             self.send_error(ErrorCode::RateLimited, "too many messages; this one was not looked at");
             return Ok(());
         }
+        if self.bucket.is_rested(settings.message_burst) {
+            // Excess now and then, over days, is not persistent.
+            self.strikes = 0;
+        }
         let Some(message) = Fields::parse(text.as_bytes()) else {
             let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
             let code = if is_json { ErrorCode::InvalidMessage } else { ErrorCode::InvalidJson };

@@ -27,7 +27,8 @@ const DEFAULT_LIST: u64 = 100;
 /// Takes records and stores them in the background.
 pub(crate) struct Records {
     queue: mpsc::Sender<(&'static str, String)>,
-    budget: Mutex<Bucket>,
+    /// Of the beginnings of sessions, and of messages: neither takes the other's.
+    budgets: [Mutex<Bucket>; 2],
     per_second: u32,
     log: MessageLog,
     dropped: metrics::Counter,
@@ -72,10 +73,11 @@ impl Records {
         settings: &RealtimeSettings,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
         let (queue, mut waiting) = mpsc::channel::<(&'static str, String)>(QUEUE);
-        let budget = Mutex::new(Bucket::full(settings.records_per_second, Instant::now()));
+        let budget = || Mutex::new(Bucket::full(settings.records_per_second, Instant::now()));
+        let budgets = [budget(), budget()];
         let (per_second, log) = (settings.records_per_second, settings.message_log);
         let dropped = metrics::counter!("oneiro_ws_records_dropped_total");
-        let records = Arc::new(Self { queue, budget, per_second, log, dropped });
+        let records = Arc::new(Self { queue, budgets, per_second, log, dropped });
         let history_ttl = Duration::from_secs(settings.records_seconds);
         // A session is two records, its beginning and its end.
         let (sessions, messages) = (settings.sessions_kept.saturating_mul(2), settings.messages_kept);
@@ -95,7 +97,8 @@ impl Records {
 
     /// Whether there was room.
     fn put(&self, channel: &'static str, record: impl FnOnce() -> String) -> bool {
-        let has_room = self.per_second > 0 && self.budget.lock().take(self.per_second, self.per_second, Instant::now());
+        let budget = &self.budgets[usize::from(channel == SESSIONS)];
+        let has_room = self.per_second > 0 && budget.lock().take(self.per_second, self.per_second, Instant::now());
         let is_taken = has_room && self.queue.try_send((channel, record())).is_ok();
         if !is_taken {
             self.dropped.increment(1);
@@ -111,7 +114,12 @@ impl Records {
     }
 
     pub(crate) fn session_closed(&self, record: SessionRecord, auth_exp: i64, close: Option<&Close>, traffic: Traffic) {
-        self.put(SESSIONS, || record.closed(auth_exp, close, traffic).to_string());
+        // Whatever else goes on: without its end, a session would be listed as open for as long as this process lives. There are no
+        // more ends than beginnings, which were counted.
+        let record = record.closed(auth_exp, close, traffic).to_string();
+        if self.queue.try_send((SESSIONS, record)).is_err() {
+            self.dropped.increment(1);
+        }
     }
 
     /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept.
@@ -225,7 +233,7 @@ impl SocketContext {
                 .await?;
             let is_last = !page.is_complete;
             if is_last {
-                page = self.broker.history(&channel, None, PAGE).await?;
+                page = self.broker.oldest(&channel, PAGE).await?;
             }
             let events = page
                 .publications

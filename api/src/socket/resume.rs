@@ -3,14 +3,15 @@
 use super::{
     channels::{Joined, form_of},
     close::Close,
+    delivery::{PAGE, is_current},
     encode::{Encoding, Parsed, position_members},
     fields::{Fields, ObjectWriter, extend_object},
     messages::ErrorCode,
     outbox::Origin,
     session::{Session, unavailable},
 };
-use oneiro_core::dreams::Dream;
-use oneiro_events::{ChannelName, Epoch, Position};
+use oneiro_core::{clock, dreams::Dream};
+use oneiro_events::{ChannelName, Epoch, History, Position, Publication};
 
 /// Events in one `history` answer, unless fewer were asked for.
 const MAX_HISTORY: u64 = 100;
@@ -29,39 +30,37 @@ impl Session {
             self.send_error(ErrorCode::NotSubscribed, "this connection has no such channel");
             return Ok(());
         };
-        let (channel, form, live_from) = {
-            let joined = &self.memberships[index];
-            (joined.membership.channel().clone(), joined.form, joined.live_from.clone())
-        };
-        let history = self.history(&channel, &since).await?;
-        let Some((missed, _)) = history else {
+        self.resume_joined(index, since).await
+    }
+
+    /// Sends what a channel of this connection stored behind `since` and before live delivery began.
+    pub(crate) async fn resume_joined(&mut self, index: usize, since: Position) -> Result<(), Close> {
+        let joined = &self.memberships[index];
+        let (channel, live_from) = (joined.membership.channel().clone(), joined.live_from.clone());
+        // What live delivery has sent already is not sent again.
+        let replayed = self.replay(&channel, &since, Some(&live_from), self.encoding(joined.form)).await?;
+        if replayed.is_none() {
             self.send_resume_failed(&channel, &self.end_of(&channel).await?);
             return self.send_snapshot_of(&channel).await;
-        };
-        // What live delivery has sent already is not sent again.
-        let missed: Vec<_> = missed
-            .into_iter()
-            .filter(|p| p.position.as_ref().is_some_and(|position| position.offset <= live_from.offset))
-            .collect();
-        self.send_resumed(&channel, &live_from, missed.len() as u64);
-        self.send_publications(&missed, self.encoding(form), |_| true).await;
+        }
         if since.offset < live_from.offset {
             self.memberships[index].live_from = since;
         }
         Ok(())
     }
 
-    /// The named channel, else the one that this epoch belongs to, else the connection's first.
+    /// The named channel, else the one that this epoch belongs to, else the connection's own: the user's, or the dream's.
     fn resumed_channel(&self, name: Option<&str>, since: &Position) -> Option<usize> {
         let by = |wanted: &dyn Fn(&Joined) -> bool| self.memberships.iter().position(wanted);
-        match name {
-            Some(name) => by(&|joined| joined.membership.channel().as_str() == name),
-            None => by(&|joined| joined.live_from.epoch == since.epoch).or(if self.memberships.is_empty() {
-                None
-            } else {
-                Some(0)
-            }),
+        if let Some(name) = name {
+            return by(&|joined| joined.membership.channel().as_str() == name);
         }
+        // Channels without a past share the empty epoch, which tells nothing.
+        let is_known = !since.epoch.as_str().is_empty();
+        let inbox = self.conn.inbox.get().map(|cursor| &cursor.channel);
+        by(&|joined| is_known && joined.live_from.epoch == since.epoch)
+            .or_else(|| by(&|joined| inbox == Some(joined.membership.channel())))
+            .or_else(|| by(&|joined| joined.is_own))
     }
 
     /// Sends what a joining connection missed since its last one; where that is lost, says so and sends the present state. Returns the place
@@ -73,18 +72,14 @@ impl Session {
         encoding: Encoding,
         state: Option<(&Dream, &Position)>,
     ) -> Result<Position, Close> {
-        match self.history(channel, &since).await? {
-            Some((missed, end)) => {
-                self.send_resumed(channel, &end, missed.len() as u64);
-                let sent = self.send_publications(&missed, encoding, |_| true).await;
+        match self.replay(channel, &since, None, encoding).await? {
+            Some((sent, end)) => {
                 if let Some((dream, position)) = state.filter(|_| sent == 0) {
                     self.send_update(dream, Some(position));
                 }
-                metrics::counter!("oneiro_ws_resumes_total", "outcome" => "resumed").increment(1);
                 Ok(end)
             }
             None => {
-                metrics::counter!("oneiro_ws_resumes_total", "outcome" => "failed").increment(1);
                 let end = match state {
                     Some((_, position)) => position.clone(),
                     None => self.end_of(channel).await?,
@@ -98,30 +93,48 @@ impl Session {
         }
     }
 
-    /// Everything after `since` and where it ends; `None` where some of it is lost.
-    async fn history(
+    /// Tells `resumed` and sends what a channel stored after `since`, up to `until` or to its present end: page by page, as fast as the
+    /// client takes it. How many frames that were, and where it ended; `None`, and nothing is sent, where some of it is lost.
+    pub(crate) async fn replay(
         &self,
         channel: &ChannelName,
         since: &Position,
-    ) -> Result<Option<(Vec<oneiro_events::Publication>, Position)>, Close> {
-        let mut all: Vec<oneiro_events::Publication> = Vec::new();
-        let mut from = since.clone();
+        until: Option<&Position>,
+        encoding: Encoding,
+    ) -> Result<Option<(u64, Position)>, Close> {
+        let read = async |since: &Position| {
+            let page = self.ctx.broker.history(channel, Some(since), PAGE).await;
+            page.map_err(|error| unavailable(&error))
+        };
+        let outcome = |outcome: &'static str| {
+            metrics::counter!("oneiro_ws_resumes_total", "outcome" => outcome).increment(1);
+        };
+        let mut page = read(since).await?;
+        if !page.is_complete {
+            outcome("failed");
+            return Ok(None);
+        }
+        outcome("resumed");
+        let end = until.unwrap_or(&page.position).clone();
+        // Offsets have no holes.
+        self.send_resumed(channel, &end, end.offset.saturating_sub(since.offset));
+        let mut sent = 0;
         loop {
-            let page = self
-                .ctx
-                .broker
-                .history(channel, Some(&from), oneiro_events::MAX_HISTORY_PAGE)
-                .await
-                .map_err(|error| unavailable(&error))?;
-            if !page.is_complete {
-                return Ok(None);
+            page.publications.retain(|event| event.position.as_ref().is_some_and(|at| at.offset <= end.offset));
+            sent += self.send_publications(&page.publications, encoding, |_| true).await;
+            let Some(last) = page.publications.pop().and_then(|last| last.position) else { break };
+            if last.offset >= end.offset {
+                break;
             }
-            all.extend(page.publications);
-            match all.last().and_then(|last| last.position.clone()) {
-                Some(last) if last.offset < page.position.offset => from = last,
-                _ => return Ok(Some((all, page.position))),
+            page = read(&last).await?;
+            if !page.is_complete {
+                // Trimmed while the client took what came before: said where that was, and what is left goes on.
+                outcome("failed");
+                page = self.ctx.broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
+                self.send_resume_failed(channel, &before(&page));
             }
         }
+        Ok(Some((sent, end)))
     }
 
     async fn end_of(&self, channel: &ChannelName) -> Result<Position, Close> {
@@ -160,16 +173,24 @@ impl Session {
             self.memberships.iter().find(|joined| *joined.membership.channel() == channel).map(|joined| joined.form);
         let form = known.unwrap_or_else(|| form_of(&channel, self.dream_form()));
         let encoding = Encoding { form, with_position: false, with_progress: self.options.with_progress };
-        let events: Vec<String> = history
-            .publications
-            .iter()
-            .filter_map(|publication| {
-                let frame = Parsed::new(publication).encode(encoding)?;
-                let position = publication.position.clone()?;
-                let members = position_members(&Origin { channel: channel.clone(), position });
-                String::from_utf8(extend_object(&frame.json(), &members)).ok()
-            })
-            .collect();
+        let now = clock::unix_millis();
+        let text = |publication: &Publication| {
+            let parsed = Parsed::new(publication);
+            let is_wanted = is_current(&parsed, now) && self.is_for_me(&parsed);
+            let frame = is_wanted.then(|| parsed.encode(encoding)).flatten()?;
+            let position = publication.position.clone()?;
+            let members = position_members(&Origin { channel: channel.clone(), position });
+            String::from_utf8(extend_object(&frame.json(), &members)).ok()
+        };
+        // One frame must not fill the queue: of long events the newest are told.
+        let mut room = self.ctx.settings.queue_bytes / 2;
+        let fits = |event: &String| {
+            let has_room = event.len() <= room;
+            room = room.saturating_sub(event.len());
+            has_room
+        };
+        let mut events: Vec<String> = history.publications.iter().rev().filter_map(text).take_while(fits).collect();
+        events.reverse();
         let mut frame = ObjectWriter::new();
         frame
             .value("type", &"history")
@@ -180,6 +201,13 @@ impl Session {
         self.send(&frame.finish());
         Ok(())
     }
+}
+
+/// The place in front of a page's first event.
+pub(crate) fn before(page: &History) -> Position {
+    let first = page.publications.first().and_then(|first| first.position.as_ref());
+    let offset = first.map_or(page.position.offset, |first| first.offset - 1);
+    Position { epoch: page.position.epoch.clone(), offset }
 }
 
 /// What tells that events of a channel are lost, and from where it goes on.

@@ -8,6 +8,7 @@ use super::{
     channels::{SHARED, user_channel},
     close::Close,
     conn::Conn,
+    delivery::is_current,
     encode::{Encoding, Form, Parsed},
     handshake::{self, Caller},
     http,
@@ -19,7 +20,10 @@ use super::{
 };
 use crate::ApiError;
 use bytes::Bytes;
-use oneiro_core::auth::{AuthError, Claims};
+use oneiro_core::{
+    auth::{AuthError, Claims},
+    clock,
+};
 use oneiro_events::{ChannelName, EventError, Position};
 use poem::{Body, Request, Response, handler, http::header, web::Data};
 use std::{
@@ -40,6 +44,8 @@ struct Stream {
     ctx: Arc<SocketContext>,
     conn: Arc<Conn>,
     _entry: registry::Entry,
+    /// What is told before all else.
+    hello: Option<Bytes>,
     memberships: Vec<Membership>,
     /// Joined, and not live yet.
     behind: VecDeque<Behind>,
@@ -77,7 +83,8 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     }
     let (token, _) = caller.token.clone().ok_or_else(|| ApiError::unauthorized(&AuthError::Missing))?;
     let claims = ctx.verifier.verify(&token).map_err(|error| ApiError::unauthorized(&error))?;
-    let channels = channels(&ctx, &caller, &claims).await?;
+    let (channels, rejected) = channels(&ctx, &caller, &claims).await?;
+    let hello = (!rejected.is_empty()).then(|| hello(&channels, &rejected));
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
@@ -89,6 +96,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         ctx,
         conn,
         _entry: entry,
+        hello,
         memberships: Vec::new(),
         behind: VecDeque::new(),
         positions: BTreeMap::new(),
@@ -112,25 +120,29 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     Ok(response.body(Body::from_bytes_stream(body)))
 }
 
-async fn channels(ctx: &SocketContext, caller: &Caller, claims: &Claims) -> Result<Vec<ChannelName>, ApiError> {
+/// What the stream carries, and the names that it may not: one of these does not keep it from the others.
+async fn channels(
+    ctx: &SocketContext,
+    caller: &Caller,
+    claims: &Claims,
+) -> Result<(Vec<ChannelName>, Vec<ChannelName>), ApiError> {
     let own = user_channel(&claims.user_id);
     let Some(wanted) = caller.parameter("channels").filter(|wanted| !wanted.trim().is_empty()) else {
         let shared = SHARED.iter().map(|name| name.parse().expect("a constant name"));
-        return Ok(shared.chain([own]).collect());
+        return Ok((shared.chain([own]).collect(), Vec::new()));
     };
-    let mut channels: Vec<ChannelName> = Vec::new();
+    let (mut channels, mut rejected): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
     for name in wanted.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         let channel: ChannelName =
             name.parse().map_err(|_| http::wrong("channels", "must be names separated by commas"))?;
         let is_granted = match access(&channel, claims, &ctx.settings) {
             Access::Granted => true,
             Access::Denied => false,
-            Access::IfDream(id) => {
-                ctx.dreams.load(id).await?.is_some_and(|dream| !dream.is_deleted() && dream.is_visible_to(claims))
-            }
+            Access::IfDream(id) => ctx.dreams.load(id).await?.is_some_and(|dream| dream.is_visible_to(claims)),
         };
         if !is_granted {
-            return Err(http::forbidden(&format!("the channel `{channel}` is not yours to read")));
+            rejected.push(channel);
+            continue;
         }
         if name == SHARED[0] && !channels.contains(&own) {
             channels.push(own.clone());
@@ -142,7 +154,12 @@ async fn channels(ctx: &SocketContext, caller: &Caller, claims: &Claims) -> Resu
     if channels.len() > ctx.settings.max_channels {
         return Err(http::wrong("channels", "are too many for one stream"));
     }
-    Ok(channels)
+    match rejected.first() {
+        Some(channel) if channels.is_empty() => {
+            Err(http::forbidden(&format!("the channel `{channel}` is not yours to read")))
+        }
+        _ => Ok((channels, rejected)),
+    }
 }
 
 /// `channel=epoch:offset,..`
@@ -185,8 +202,10 @@ impl Stream {
         if !history.is_complete {
             self.tell_lost(behind.membership.channel(), history.position.clone(), out);
         }
+        let now = clock::unix_millis();
         for event in &history.publications {
-            if let Some(frame) = Parsed::new(event).encode(behind.encoding) {
+            let parsed = Parsed::new(event);
+            if let Some(frame) = is_current(&parsed, now).then(|| parsed.encode(behind.encoding)).flatten() {
                 self.write(&frame, out);
             }
         }
@@ -200,6 +219,9 @@ impl Stream {
     async fn next(&mut self) -> Option<Bytes> {
         if self.is_over {
             return None;
+        }
+        if let Some(hello) = self.hello.take() {
+            return Some(hello);
         }
         loop {
             let mut out = Vec::new();
@@ -290,6 +312,16 @@ impl Stream {
             self.positions.iter().map(|(channel, position)| format!("{channel}={position}")).collect();
         out.extend_from_slice(format!("id: {}\n", ids.join(",")).as_bytes());
     }
+}
+
+/// As sockets answer a subscription of which parts are refused.
+fn hello(channels: &[ChannelName], rejected: &[ChannelName]) -> Bytes {
+    let refused: Vec<_> =
+        rejected.iter().map(|channel| serde_json::json!({ "channel": channel, "reason": "forbidden" })).collect();
+    let frame = serde_json::json!({ "type": "subscription_success", "channels": channels, "rejected": refused });
+    let mut out = Vec::new();
+    write_data(frame.to_string().as_bytes(), &mut out);
+    out.into()
 }
 
 fn write_data(json: &[u8], out: &mut Vec<u8>) {

@@ -4,6 +4,7 @@
 #[path = "../../../shared/events/tests/support/redis.rs"]
 mod redis;
 
+mod asks;
 mod client;
 mod contract;
 mod deadline;

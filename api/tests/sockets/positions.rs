@@ -36,6 +36,8 @@ async fn a_client_that_saw_no_event_resumes_from_where_it_subscribed() {
         assert_eq!((&resumed["channel"], &resumed["recovered"]), (&json!(channel), &json!(1)));
         assert_eq!(client.expect("edited").await["data"]["n"], n);
     }
+    let resumed = client.expect("resumed").await;
+    assert_eq!((&resumed["channel"], &resumed["recovered"]), (&json!("alerts"), &json!(0)));
     client.expect_nothing_more().await;
 }
 

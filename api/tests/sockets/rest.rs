@@ -188,3 +188,16 @@ async fn a_user_is_shut_out_of_every_process() {
     assert_eq!(b.closed().await.0, 1000);
     other.expect_nothing_more().await;
 }
+
+#[tokio::test]
+async fn one_channel_that_is_refused_keeps_a_stream_from_no_other() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let query = format!("channels=user_2,post_1&token={}", token(1));
+    let mut reader = stream(&node, &query, "").await;
+    let (_, hello) = event(&mut reader).await;
+    assert_eq!(hello["rejected"], json!([{ "channel": "user_2", "reason": "forbidden" }]));
+    assert_eq!(hello["channels"], json!(["post_1"]));
+    node.publish(json!({ "type": "edited", "channel": "post_1", "data": {} })).await;
+    assert_eq!(event(&mut reader).await.1["type"], "edited");
+}

@@ -117,7 +117,8 @@ impl NewEvent {
         if self.ttl_seconds.is_some_and(|ttl| !(1..=MAX_TTL_SECONDS).contains(&ttl)) {
             refuse("ttl_seconds", "must be from 1 to 31536000");
         }
-        let is_for_user = self.user_id.is_some();
+        // By name it is the same inbox, and waits as long.
+        let is_for_user = self.user_id.is_some() || self.channel.as_ref().is_some_and(|name| name.starts_with("user_"));
         let channel = match (&self.channel, &self.user_id, word) {
             (Some(_), Some(_), _) => Err(("channel", "cannot be given together with user_id")),
             (Some(name), None, _) if is_reserved(name) => Err(("channel", "is kept for the service itself")),

@@ -198,7 +198,7 @@ impl Broker {
         since: Option<&Position>,
         limit: u64,
     ) -> Result<History, EventError> {
-        let first = since.map(|since| since.offset + 1);
+        let first = since.map(|since| since.offset.saturating_add(1));
         let read = self.read(channel, first, limit).await?;
         let is_complete = since.is_none_or(|since| read.reaches_back_to(since));
         let publications = if is_complete { read.publications } else { Vec::new() };

@@ -18,7 +18,10 @@ end
 local function append(meta, stream, channel, epoch, payload, history_len, history_ms)
   local offset = string.format('%d', redis.call('HINCRBY', meta, 'o', 1))
   redis.call('XADD', stream, 'MAXLEN', '~', history_len, offset .. '-0', 'd', payload)
-  redis.call('PEXPIRE', stream, history_ms)
+  -- Never sooner than an earlier event, which may be kept longer than most, has it.
+  if redis.call('PTTL', stream) < tonumber(history_ms) then
+    redis.call('PEXPIRE', stream, history_ms)
+  end
   redis.call(PUBLISH, channel, '#' .. epoch .. ':' .. offset .. '\n' .. payload)
   return offset
 end
