@@ -1,10 +1,11 @@
 //! The estimate that admission relies on, against the peak of a process that does nothing else.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::Command;
 
 use image::{DynamicImage, ImageFormat};
-use oneiro_pipeline::{Output, Settings, estimate_memory, probe};
+use oneiro_pipeline::{Output, Processor, Settings, estimate_memory, probe};
 use turbojpeg::Subsamp;
 
 use crate::support::{encode, jpeg, process, scene};
@@ -74,4 +75,16 @@ fn estimates_are_above_the_truth_and_not_far() {
         assert!(used <= estimate, "{name}: {used} used, {estimate} estimated");
         assert!(estimate <= 2 * used + (16 << 20), "{name}: {used} used, {estimate} estimated");
     }
+}
+
+#[test]
+fn a_processor_that_has_rested_makes_the_same() {
+    let photo = jpeg(&scene(640, 480), 88, Subsamp::Sub2x2, false);
+    let mut processor = Processor::new(settings("jpeg"));
+    let made = |processor: &mut Processor| {
+        processor.process(&photo, &mut |_| ControlFlow::Continue(())).expect("a sound photo").variants
+    };
+    let before = made(&mut processor);
+    processor.rest();
+    assert_eq!(made(&mut processor), before);
 }
