@@ -42,7 +42,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// Without a delivery for so long, whatever is missing is lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a rate is measured.
-const MEASURED: Duration = Duration::from_secs(6);
+const MEASURED: Duration = Duration::from_secs(4);
 const MEMORY_AT: [usize; 3] = [1_000, 5_000, 10_000];
 
 fn main() {
@@ -104,7 +104,11 @@ impl Publisher {
         let client = Builder::from_config(Config::from_url(redis).unwrap()).build().unwrap();
         fred::interfaces::ClientLike::init(&client).await.unwrap();
         match kind {
-            "oneiro-stored" => Self::Stored(Broker::new(client, BrokerOptions::default())),
+            "oneiro-stored" => {
+                // As the server has it by default, which reads what was missed.
+                let options = BrokerOptions { key_prefix: "oneiro".to_owned(), ..BrokerOptions::default() };
+                Self::Stored(Broker::new(client, options))
+            }
             _ => Self::Plain(client),
         }
     }

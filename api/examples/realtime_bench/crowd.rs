@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// Handshakes under way when rates are measured: enough that the server never waits for the load.
-const SHAKING_HANDS: usize = 256;
+const SHAKING_HANDS: usize = 128;
 /// What the kernel keeps for a reader that has stopped reading: next to nothing.
 const STALLED_BUFFER: u32 = 4 * 1024;
 /// With the form's members around it, an event of 310 bytes, as in the comparison.
@@ -130,6 +130,14 @@ impl Crowd {
             if tokio::time::timeout(SILENCE * 5, self.0.news.notified()).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// The same, for as long as `patience` where nothing comes at first.
+    pub(crate) async fn wait_within(&self, events: u64, patience: Duration) {
+        let begun = Instant::now();
+        while self.events() < events && begun.elapsed() < patience {
+            self.wait_for(events).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Measures a running socket process and prints a table. Started by `scripts/bench-realtime`, which says what runs where.
 //!
-//! `realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL`. Dialect N: every connection is in five channels, four of them shared, and has a token
+//! `realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL CHURN`. `CHURN` connections come and go at the end. Dialect N: every connection is in five channels, four of them shared, and has a token
 //! of its own. Connections count what they read event by event (`crowd`); a delivery counts when a client has the whole frame, and an event that
 //! comes twice or out of order is told. Publishing costs next to nothing here (`publisher`), so that the server is what is measured.
 #![expect(
@@ -19,7 +19,7 @@ use oneiro_core::{
     config::{Config, Role, Secret},
     redis,
 };
-use oneiro_events::{Broker, BrokerOptions, Position};
+use oneiro_events::{Broker, Position};
 use publisher::Publisher;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
@@ -32,16 +32,16 @@ const UNICAST_WINDOW: u64 = 2_000;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let [port, pid, connections, redis] = args.as_slice() else {
-        println!("usage: realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL");
+    let [port, pid, connections, redis, churn] = args.as_slice() else {
+        println!("usage: realtime_bench PORT SERVER_PID CONNECTIONS REDIS_URL CHURN");
         return;
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, measure(port, &Process(pid), connections.parse().unwrap(), redis));
+    local.block_on(&runtime, measure(port, &Process(pid), connections.parse().unwrap(), redis, churn.parse().unwrap()));
 }
 
-async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str) {
+async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str, churn: u64) {
     let addr = format!("127.0.0.1:{port}");
     let token = |n| mint(&Secret::new(SECRET), &UserId::from(n), None, "", Duration::from_secs(3_600)).unwrap();
     let query = |n| format!("token={}", token(n));
@@ -107,7 +107,7 @@ async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str
     let env = [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///"), ("REDIS_URL", redis)];
     let env: BTreeMap<String, String> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let config = Config::from_layers(Role::Ws, None, &env).unwrap();
-    let broker = Broker::new(redis::connect(&config.redis).await.unwrap(), BrokerOptions::default());
+    let broker = Broker::new(redis::connect(&config.redis).await.unwrap(), config.broker_options());
     for burst in [2_000, 50_000] {
         crowd.forget();
         store(&broker, &crowd, (0..burst).map(|_| 0)).await;
@@ -115,6 +115,7 @@ async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str
         row(&format!("stored, a burst of {burst} to one user: lost / out of order"), crowd.faults(burst));
     }
     storm(&addr, &broker, &crowd, connections, query).await;
+    come_and_go(&addr, server, &crowd, connections, churn, query).await;
 }
 
 /// Broadcasts of which each begins when the last has arrived everywhere. Deliveries a second.
@@ -165,6 +166,8 @@ async fn store(broker: &Broker, crowd: &Crowd, users: impl Iterator<Item = u64>)
 async fn storm(addr: &str, broker: &Broker, crowd: &Crowd, connections: u64, query: impl Fn(u64) -> String) {
     /// Stored events that each user misses.
     const MISSED: u64 = 2;
+    /// All are set up at the same time, so that a slow machine shows nothing for long.
+    const PATIENCE: Duration = Duration::from_secs(60);
     let seen = store(broker, crowd, 0..connections).await;
     crowd.settle().await;
     crowd.drop_all();
@@ -176,13 +179,44 @@ async fn storm(addr: &str, broker: &Broker, crowd: &Crowd, connections: u64, que
     crowd.forget();
     let begun = Instant::now();
     crowd.storm(addr, queries);
-    crowd.wait_for(MISSED * connections).await;
+    crowd.wait_within(MISSED * connections, PATIENCE).await;
     let took = crowd.last().map_or(f64::NAN, |last| (last - begun).as_secs_f64());
     row(
         &format!("{connections} come back at once, each with {MISSED} events to resume: s until all have them"),
         format!("{took:.2}"),
     );
     row("the same: lost / out of order", crowd.faults(MISSED * connections));
+}
+
+/// What is left of connections that came and went: the server's memory after each had its turn, against what it was after the first third, which
+/// fills what is kept on purpose.
+async fn come_and_go(
+    addr: &str,
+    server: &Process<'_>,
+    crowd: &Crowd,
+    connections: u64,
+    churn: u64,
+    query: impl Fn(u64) -> String,
+) {
+    let rounds = (churn / connections).max(3);
+    let (mut settled, mut last) = (0.0, 0.0);
+    let queries: Vec<String> = (0..connections).map(query).collect();
+    for round in 1..=rounds {
+        crowd.drop_all();
+        // The next ones would share the moment with the end of these.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        crowd.connect(addr, queries.clone()).await;
+        last = server.memory_kib();
+        if round == rounds / 3 {
+            settled = last;
+        }
+    }
+    let change = (last / settled - 1.0) * 100.0;
+    let what = format!(
+        "{} connections came and went: MiB with {connections} open after a third / at the end",
+        rounds * connections
+    );
+    row(&what, format!("{:.1} / {:.1} ({change:+.1} %)", settled / 1_024.0, last / 1_024.0));
 }
 
 /// Publishes to everybody, at most `window` events ahead of the slowest connections on average. How many.
