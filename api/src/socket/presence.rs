@@ -2,7 +2,7 @@
 
 use super::{
     SocketContext,
-    channels::user_channel,
+    channels::{Joined, user_channel},
     close::Close,
     encode::Form,
     fields::{Fields, ObjectWriter},
@@ -54,9 +54,12 @@ impl Session {
         let data = json!({ "message": format!("欢迎, {name}!"), "user_id": user, "online_count": arrival.online });
         frame.value("type", &"connected").value("data", &data);
         self.send(&frame.finish());
-        // Live behind what the greeting counts; a status in between is at worst told twice, never missed.
+        // Live behind what the greeting counts: whoever came or went since is told once.
         let channel = PRESENCE_CHANNEL.parse().expect("a constant name");
-        self.join_own(&channel, Form::Presence).await?;
+        let (membership, _) = self.join(&channel, Form::Presence).await?;
+        let live_from = arrival.position;
+        self.catch_up(&membership, self.encoding(Form::Presence), live_from.clone(), |_| true).await?;
+        self.memberships.push(Joined { membership, form: Form::Presence, live_from, is_own: true });
         self.join_own(&"notifications".parse().expect("a constant name"), Form::Presence).await?;
         self.join_inbox(&user_channel(&user), Form::Presence).await
     }

@@ -149,3 +149,28 @@ async fn a_killed_process_leaves_no_ghosts() {
     let status = ada.expect("user_status").await;
     assert_eq!((&status["data"]["user_id"], &status["data"]["status"]), (&json!(2), &json!("offline")));
 }
+
+#[tokio::test]
+async fn whoever_counts_from_the_greeting_on_counts_right_while_many_come() {
+    const USERS: u64 = 60;
+    let redis = Redis::start().await;
+    let nodes = [node(&redis).await, node(&redis).await];
+    let coming = (1..=USERS).map(|user| {
+        let node = &nodes[usize::from(user % 2 == 0)];
+        async move {
+            let mut client = node.connect(&path(user)).await;
+            let mut count = client.expect("connected").await["data"]["online_count"].as_u64().unwrap();
+            while count < USERS {
+                let status = client.expect("user_status").await;
+                assert_eq!(status["data"]["status"], "online");
+                assert_ne!(status["data"]["user_id"], user, "nobody is told of themselves");
+                count += 1;
+            }
+            client
+        }
+    });
+    let mut clients = futures::future::join_all(coming).await;
+    for client in &mut clients {
+        client.expect_nothing_more().await;
+    }
+}

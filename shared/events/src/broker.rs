@@ -417,7 +417,7 @@ fn position(epoch: &str, offset: u64) -> Option<Position> {
 }
 
 /// A position as the meta hash holds it; a channel that holds none stands at its origin.
-fn stored_position(epoch: &Value, offset: &Value) -> Result<Position, EventError> {
+pub(crate) fn stored_position(epoch: &Value, offset: &Value) -> Result<Position, EventError> {
     let Some(epoch) = epoch.as_str().filter(|epoch| !epoch.is_empty()) else {
         return Ok(Position::origin());
     };

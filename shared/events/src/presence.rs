@@ -13,7 +13,7 @@
 //! | `<prefix>:p:{..}:status` | hash | what members say of themselves | while online |
 //! | `<prefix>:p:{..}:node:<process>` | hash | connections by member of one process | as the process |
 
-use crate::{Broker, ChannelName, Epoch, EventError, keys, script::Step};
+use crate::{Broker, ChannelName, Epoch, EventError, Position, broker::stored_position, keys, script::Step};
 use fred::{interfaces::SortedSetsInterface, types::Value};
 use parking_lot::Mutex;
 use std::{
@@ -66,7 +66,7 @@ pub struct Member {
 }
 
 /// What a new connection changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
     /// Whether the member came online with it.
     pub is_first: bool,
@@ -74,6 +74,8 @@ pub struct Arrival {
     pub connections: u64,
     /// Members online now, this one included.
     pub online: u64,
+    /// The place in the channel on which changes are told, up to which they are counted here.
+    pub position: Position,
 }
 
 /// One process's part in who is here. Cheap to clone.
@@ -160,9 +162,10 @@ impl Presence {
             Value::from(if is_absolute { "1" } else { "0" }),
             ms(now() + self.options.grace),
         ]);
-        let (is_first, connections, online): (u64, u64, u64) =
+        let (is_first, connections, online, epoch, offset): (u64, u64, u64, Value, Value) =
             self.steps.connect.run(self.broker.client(), &self.keys(), args).await?;
-        Ok(Arrival { is_first: is_first == 1, connections, online })
+        let position = stored_position(&epoch, &offset)?;
+        Ok(Arrival { is_first: is_first == 1, connections, online, position })
     }
 
     /// Notes the end of a connection of `member`.

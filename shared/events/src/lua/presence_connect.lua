@@ -1,6 +1,6 @@
 -- ARGV[12] member   ARGV[13] process   ARGV[14] ms when its lease ends   ARGV[15] connections that came
 -- ARGV[16] '1': ARGV[15] is how many there are instead   ARGV[17] ms when a member without any goes offline
--- Returns {1 where the member came online, connections of the member, members online}.
+-- Returns {1 where the member came online, connections of the member, members online, epoch and offset of the channel by then}.
 local member = ARGV[12]
 redis.call('ZADD', KEYS[5], 'GT', ARGV[14], ARGV[13])
 local change = tonumber(ARGV[15])
@@ -19,4 +19,7 @@ elseif change > 0 then
     came = come_online(member)
   end
 end
-return {came, tonumber(redis.call('HGET', KEYS[1], member) or 0), redis.call('ZCARD', KEYS[2])}
+local place = redis.call('HMGET', KEYS[7], 'e', 'o')
+return {
+  came, tonumber(redis.call('HGET', KEYS[1], member) or 0), redis.call('ZCARD', KEYS[2]), place[1] or '', place[2] or '0',
+}
