@@ -23,6 +23,8 @@ const PAGE: u64 = oneiro_events::MAX_HISTORY_PAGE;
 /// Longest body kept.
 const MAX_BODY_CHARS: usize = 4_096;
 const DEFAULT_LIST: u64 = 100;
+/// `{"` in Base64: how every JWT begins.
+const TOKEN_BEGINS: &str = "eyJ";
 
 /// Takes records and stores them in the background.
 pub(crate) struct Records {
@@ -122,7 +124,7 @@ impl Records {
         }
     }
 
-    /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept.
+    /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept, nor of what holds one by a client's mistake.
     pub(crate) fn message_in(
         &self,
         session: impl FnOnce() -> Option<String>,
@@ -134,7 +136,7 @@ impl Records {
             return;
         }
         self.put(MESSAGES, || {
-            let keeps_body = self.log == MessageLog::Body && r#type != "authenticate";
+            let keeps_body = self.log == MessageLog::Body && r#type != "authenticate" && !text.contains(TOKEN_BEGINS);
             json!({ "session_id": session(), "user_id": user, "direction": "in",
                 "type": r#type.chars().take(64).collect::<String>(), "channel": null, "size": text.len(), "at": clock::utc_iso(),
                 "body": keeps_body.then(|| text.chars().take(MAX_BODY_CHARS).collect::<String>()) })

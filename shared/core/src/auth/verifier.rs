@@ -5,7 +5,7 @@ use crate::config::AuthConfig;
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, Validation,
     errors::{Error as JwtError, ErrorKind},
-    jwk::JwkSet,
+    jwk::{Jwk, JwkSet, PublicKeyUse},
 };
 use serde::Deserialize;
 use std::{str::FromStr, sync::Arc};
@@ -125,7 +125,9 @@ impl Verifier {
             {
                 add(None, key);
             }
-            for jwk in jwks.iter().flat_map(|set| &set.keys) {
+            // A login may publish keys that others encrypt with next to those that it signs with.
+            let signs = |jwk: &&Jwk| jwk.common.public_key_use != Some(PublicKeyUse::Encryption);
+            for jwk in jwks.iter().flat_map(|set| &set.keys).filter(signs) {
                 if let Ok(key) = DecodingKey::from_jwk(jwk)
                     && key.family() == family
                 {
@@ -164,6 +166,8 @@ impl Verifier {
             }
             match jsonwebtoken::decode::<RawClaims>(token, &key.key, &key.validation) {
                 Ok(data) => return claims(data.claims),
+                // Another key cannot say more of a token that this one has signed.
+                Err(error) if *error.kind() == ErrorKind::ExpiredSignature => return Err(AuthError::Expired),
                 Err(error) => outcome = explain(&error),
             }
         }
@@ -272,5 +276,7 @@ fn read(path: &str) -> Result<Vec<u8>, AuthSetupError> {
     std::fs::read(path).map_err(|source| AuthSetupError::Unreadable { path: path.to_owned(), source })
 }
 
+#[cfg(test)]
+mod asymmetric_tests;
 #[cfg(test)]
 mod tests;
