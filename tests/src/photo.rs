@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use image::{ExtendedColorType, ImageEncoder, Rgb, RgbImage, codecs};
 use std::io::Cursor;
+use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
 
 /// A landscape of `width` x `height` pixels; the same for the same size and `seed`.
 fn scene(width: u32, height: u32, seed: u32) -> RgbImage {
@@ -51,12 +52,18 @@ pub fn jpeg(width: u32, height: u32, seed: u32) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A 12-megapixel JPEG (4000 x 3000), as a telephone takes them.
+/// A 12-megapixel JPEG (4000 x 3000, quality 90, colour at half of each side), as a telephone takes them.
 ///
 /// # Errors
 /// When it cannot be encoded.
 pub fn twelve_megapixels(seed: u32) -> Result<Vec<u8>> {
-    jpeg(4000, 3000, seed)
+    let scene = scene(4000, 3000, seed);
+    let mut compressor = Compressor::new().context("failed to make a JPEG encoder")?;
+    compressor.set_quality(90).context("failed to set the quality")?;
+    compressor.set_subsamp(Subsamp::Sub2x2).context("failed to set the sampling")?;
+    let image =
+        Image { pixels: &scene.as_raw()[..], width: 4000, pitch: 12_000, height: 3000, format: PixelFormat::RGB };
+    compressor.compress_to_vec(image).context("failed to encode a JPEG")
 }
 
 /// The same scene in another format.

@@ -5,6 +5,7 @@
 mod converter;
 mod health;
 mod jobs;
+mod memory;
 mod pool;
 mod registry;
 mod runtime;

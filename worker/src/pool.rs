@@ -94,10 +94,13 @@ enum Places {
 }
 
 impl Pool {
-    /// A pool of `places` threads (1 or more).
+    /// A pool of `places` threads (1 or more). Called within an async runtime that has a clock.
     ///
     /// # Errors
     /// Where the system does not give a thread.
+    ///
+    /// # Panics
+    /// Outside of an async runtime.
     pub fn threads(settings: Settings, places: usize, limits: Limits) -> std::io::Result<Self> {
         let threads = Threads::start(&settings, places, limits.decode)?;
         Ok(Self::new(Places::Threads(threads), settings, limits))

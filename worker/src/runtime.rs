@@ -3,6 +3,7 @@
 use crate::{
     Converter, Pool, Shared,
     health::{self, Health},
+    memory,
     pool::{self, Isolation, Limits},
     registry::{self, Plan},
     sweep,
@@ -60,6 +61,7 @@ A second signal ends it at once; its jobs then run elsewhere within seconds. Exi
 
 /// The whole of `main`.
 pub fn run() -> ExitCode {
+    memory::return_large_blocks();
     let args = Args::parse();
     if let Some(Command::PipelineChild) = args.command {
         return pool::child_main();

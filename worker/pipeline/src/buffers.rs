@@ -3,8 +3,8 @@
 
 use crate::PipelineError;
 
-/// Most bytes kept between images; the rest goes back to the system. Enough for the planes of a 24-megapixel photo twice over.
-const KEEP_BYTES: usize = 96 << 20;
+/// Most bytes kept between images; the rest goes back to the system. Enough for a photo of 12 megapixels in full colour and its variants.
+const KEEP_BYTES: usize = 64 << 20;
 /// Most buffers kept.
 const KEEP_BUFFERS: usize = 8;
 

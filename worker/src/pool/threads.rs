@@ -1,4 +1,5 @@
-//! Threads that work on pixels. One [`Processor`] a thread keeps its buffers between images.
+//! Threads that work on pixels. One [`Processor`] a thread keeps its buffers from one image to the next, and gives them
+//! back when no image comes.
 
 use super::PoolError;
 use bytes::Bytes;
@@ -13,7 +14,14 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot},
+    time::timeout,
+};
+
+/// A thread that has had no image for so long gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 struct Order {
     bytes: Bytes,
@@ -32,9 +40,12 @@ impl Threads {
         // One order waits per thread; more wait in their own futures, with their memory not yet admitted.
         let (orders, inbox) = mpsc::channel(count);
         let inbox = Arc::new(Mutex::new(inbox));
+        let runtime = Handle::current();
         for number in 0..count {
-            let (inbox, settings) = (inbox.clone(), settings.clone());
-            thread::Builder::new().name(format!("pixels-{number}")).spawn(move || work(&inbox, &settings, decode))?;
+            let (inbox, settings, runtime) = (inbox.clone(), settings.clone(), runtime.clone());
+            thread::Builder::new()
+                .name(format!("pixels-{number}"))
+                .spawn(move || work(&runtime, &inbox, &settings, decode))?;
         }
         Ok(Self { orders })
     }
@@ -59,11 +70,19 @@ impl Drop for Unwanted {
     }
 }
 
-fn work(inbox: &Mutex<mpsc::Receiver<Order>>, settings: &Settings, decode: Duration) {
+fn work(runtime: &Handle, inbox: &Mutex<mpsc::Receiver<Order>>, settings: &Settings, decode: Duration) {
     let mut processor = Processor::new(settings.clone());
     loop {
-        // The guard lives for this statement only: the next thread waits for its order while this one works.
-        let Some(order) = inbox.blocking_lock().blocking_recv() else { return };
+        // The lock is held for the wait only: the next thread waits for its order while this one works.
+        let next = async { inbox.lock().await.recv().await };
+        let order = match runtime.block_on(async { timeout(REST_AFTER, next).await }) {
+            Ok(order) => order,
+            Err(_) => {
+                processor.rest();
+                inbox.blocking_lock().blocking_recv()
+            }
+        };
+        let Some(order) = order else { return };
         let result = carry_out(&mut processor, &order.bytes, &order.is_unwanted, decode);
         let Order { admitted, answer, .. } = order;
         drop(admitted);

@@ -36,7 +36,7 @@ impl Processor {
             ask(control, Stage::Rendering { done: encoded.len(), total })?;
             job.source = Some(raster);
             for making in &mut making {
-                let mut frame = self.place_source(job, &making.rendition)?;
+                let mut frame = self.place_source(job, &making.rendition, false)?;
                 unpremultiply(frame.samples_mut(0));
                 making.variant.add(&frame, delay_ms)?;
                 making.frames += 1;

@@ -25,9 +25,9 @@ impl Processor {
         let mut rendered: Vec<Option<Raster>> = Vec::with_capacity(job.plan.len());
         for (index, rendition) in job.plan.iter().enumerate() {
             ask(control, Stage::Rendering { done: encoded.len(), total })?;
-            let raster = self.render(job, rendition, &rendered)?;
+            let raster = self.render(job, index, &rendered)?;
             rendered.push(Some(raster));
-            self.release(job, &mut rendered, index);
+            self.release(job.plan, &mut rendered, index);
             let Some(raster) = &rendered[index] else { continue };
             for &variant in &rendition.variants {
                 ask(control, Stage::Encoding { done: encoded.len(), total })?;
@@ -56,16 +56,10 @@ impl Processor {
         Ok(summary)
     }
 
-    /// Gives back the buffers that nothing later is made from, once `current` is rendered.
-    fn release(&mut self, job: &mut Job<'_>, rendered: &mut [Option<Raster>], current: usize) {
-        let later = &job.plan[current + 1..];
-        if later.iter().all(|rendition| rendition.parent.is_some())
-            && let Some(source) = job.source.take()
-        {
-            source.recycle(&mut self.buffers);
-        }
+    /// Gives back the renditions that nothing later is made from, once `current` is rendered.
+    fn release(&mut self, plan: &[Rendition], rendered: &mut [Option<Raster>], current: usize) {
         for (index, slot) in rendered.iter_mut().enumerate().take(current) {
-            if !later.iter().any(|rendition| rendition.parent == Some(index))
+            if !plan[current + 1..].iter().any(|rendition| rendition.parent == Some(index))
                 && let Some(raster) = slot.take()
             {
                 raster.recycle(&mut self.buffers);
@@ -75,10 +69,11 @@ impl Processor {
 
     fn render(
         &mut self,
-        job: &Job<'_>,
-        rendition: &Rendition,
+        job: &mut Job<'_>,
+        index: usize,
         rendered: &[Option<Raster>],
     ) -> Result<Raster, PipelineError> {
+        let rendition = &job.plan[index];
         let parent = rendition.parent.and_then(|parent| Some((&job.plan[parent], rendered[parent].as_ref()?)));
         match parent {
             Some((parent, raster)) => {
@@ -88,13 +83,21 @@ impl Processor {
                 let size = (rendition.width as usize, rendition.height as usize);
                 resize(&mut self.resizer, &mut self.buffers, raster, crop, layout, size, (false, false))
             }
-            None => self.render_source(job, rendition),
+            None => {
+                let is_last = job.plan[index + 1..].iter().all(|rendition| rendition.parent.is_some());
+                self.render_source(job, rendition, is_last)
+            }
         }
     }
 
     /// Renders from the decoded input, without alpha where no pixel needs it.
-    fn render_source(&mut self, job: &Job<'_>, rendition: &Rendition) -> Result<Raster, PipelineError> {
-        let raster = self.place_source(job, rendition)?;
+    fn render_source(
+        &mut self,
+        job: &mut Job<'_>,
+        rendition: &Rendition,
+        is_last: bool,
+    ) -> Result<Raster, PipelineError> {
+        let raster = self.place_source(job, rendition, is_last)?;
         if raster.layout == Layout::Rgba && raster.samples(0).as_chunks::<4>().0.iter().all(|pixel| pixel[3] == 255) {
             return to_rgb(&mut self.buffers, raster);
         }
@@ -102,7 +105,13 @@ impl Processor {
     }
 
     /// Renders from the decoded input: resize, then turn, then convert colour, each on as few pixels as can be.
-    pub(super) fn place_source(&mut self, job: &Job<'_>, rendition: &Rendition) -> Result<Raster, PipelineError> {
+    /// Where it `is_last`, the input's buffer serves the turned copy already.
+    pub(super) fn place_source(
+        &mut self,
+        job: &mut Job<'_>,
+        rendition: &Rendition,
+        is_last: bool,
+    ) -> Result<Raster, PipelineError> {
         let source = job
             .source
             .as_ref()
@@ -114,6 +123,9 @@ impl Processor {
         let size = if job.orientation >= 5 { (size.1, size.0) } else { size };
         let layout = self.target_layout(source.layout, job.to_srgb.is_some());
         let resized = resize(&mut self.resizer, &mut self.buffers, source, crop, layout, size, flips(job.orientation))?;
+        if is_last && let Some(source) = job.source.take() {
+            source.recycle(&mut self.buffers);
+        }
         let turned = orient(&mut self.buffers, resized, job.orientation)?;
         let converted = match &job.to_srgb {
             Some(to_srgb) => to_srgb.apply(&mut self.buffers, turned)?,
