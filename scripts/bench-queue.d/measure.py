@@ -6,6 +6,7 @@ as the system offers it; prints the seconds it took); `tick N` (50 a second, eac
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import pathlib
@@ -64,9 +65,14 @@ class System:
         self.left, self.jobs, self.env = left, jobs, env or {}
 
 
+def own_program(options):
+    """Ours, the stock store and the bare loop."""
+    return ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / options.profile / "examples" / "bench_beside"
+
+
 def systems(options):
     """All that can be run, and the names of those that cannot, with the reason."""
-    built = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / options.profile / "examples" / "bench_beside"
+    built = own_program(options)
     n = options.jobs
     # More than this many due jobs at once end the stock worker for good.
     stock_jobs = min(n, 7000)
@@ -194,8 +200,8 @@ def memory_mb(pids):
 class Bench:
     def __init__(self, system, options, redis, port, folder):
         self.system, self.options, self.redis, self.port = system, options, redis, port
-        self.seen = folder / "seen"
-        self.log = open(folder / f"{system.key}.log", "wb")
+        self.seen = folder / f"{system.key}.seen"
+        self.log = open(folder / f"{system.key}.log", "ab")
         self.env = environment({**system.env, "BENCH_REDIS": f"redis://127.0.0.1:{port}/0", "BENCH_SEEN": self.seen})
         self.workers = []
 
@@ -287,8 +293,8 @@ class Bench:
             raise RuntimeError(f"{self.system.name}: no job was picked up")
         return times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)], n - len(times)
 
-    def killed(self):
-        """How many of the held jobs did not run to their end within HOLD_PATIENCE after kill -9 of all workers and a new start."""
+    def kill(self):
+        """Ends all workers with kill -9 while they hold jobs, and starts new ones; what becomes of the jobs `lost` tells."""
         self.redis("FLUSHALL")
         self.seen.write_text("")
         self.tell("hold", HOLD)
@@ -298,14 +304,15 @@ class Bench:
             time.sleep(0.01)
         self.stop(signal.SIGKILL)
         self.start()
-        begun = time.monotonic()
-        missing = HOLD
-        while time.monotonic() - begun < HOLD_PATIENCE:
-            missing = HOLD - len(set(self.notes()))
-            if missing == 0:
-                return f"all back in {time.monotonic() - begun:.0f} s"
-            time.sleep(0.1)
-        return f"{missing} of {HOLD} not back after {HOLD_PATIENCE} s"
+        self.killed_at = time.time()
+
+    def lost(self):
+        """How many of the held jobs did not run to their end within HOLD_PATIENCE; None while that is not known."""
+        missing = HOLD - len(set(self.notes()))
+        if missing == 0:
+            return f"all back in {self.seen.stat().st_mtime - self.killed_at:.0f} s"
+        waited = time.time() - self.killed_at
+        return f"{missing} of {HOLD} not back after {HOLD_PATIENCE} s" if waited > HOLD_PATIENCE else None
 
     def run(self):
         row = {}
@@ -321,14 +328,67 @@ class Bench:
             row["commands"], row["idle"] = self.idle()
             row["p50"], row["p99"], row["unseen"] = self.pickup()
             self.stop()
-            row["killed"] = self.killed()
         finally:
             self.stop(signal.SIGKILL)
             self.log.close()
         return row
 
 
-def table(rows):
+def floor(options, port, folder):
+    """p50 and p99 in ms of what no job store can go below: one process pushes to a list, another one waits at it."""
+    built = own_program(options)
+    bench = Bench(System("floor", "LPUSH and BLPOP", [built, "floor"], [[built, "floor", "work"]], None, 0), options, Redis(port), port, folder)
+    try:
+        bench.start()
+        time.sleep(1)
+        return bench.pickup()[:2]
+    finally:
+        bench.stop(signal.SIGKILL)
+        bench.log.close()
+
+
+def all_lost(rows, options, folder):
+    """What becomes of killed workers' jobs, each system on a Redis of its own: most of it is waiting, which they do together."""
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for key, (system, _) in rows.items():
+            port = stack.enter_context(private_redis(folder))
+            bench = Bench(system, options, Redis(port), port, folder)
+            stack.callback(bench.log.close)
+            stack.callback(bench.stop, signal.SIGKILL)
+            bench.kill()
+            benches[key] = bench
+        while benches:
+            for key, bench in list(benches.items()):
+                if told := bench.lost():
+                    rows[key][1]["killed"] = told
+                    bench.stop(signal.SIGKILL)
+                    del benches[key]
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def private_redis(folder):
+    """The port of a Redis without persistence, which ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            try:
+                Redis(port)
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def table(rows, bare):
     ours = rows.get("ours", (None, None))[1]
 
     def ratio(row, key, better_high):
@@ -339,15 +399,15 @@ def table(rows):
 
     lines = [
         "| system | drain jobs/s (spread) | ours is x times | bulk enqueue/s | ours is x times | pick-up p50 / p99 ms | its p50 is x times ours "
-        "| bytes a waiting job | its bytes are x times ours | MB | CPU us a job | idle commands/s | idle CPU % | after kill -9 of all workers |",
-        "|---|" + "---|" * 13,
+        "| and x times a bare loop's | bytes a waiting job | its bytes are x times ours | MB | CPU us a job | idle commands/s | idle CPU % | after kill -9 of all workers |",
+        "|---|" + "---|" * 14,
     ]
     for system, row in rows.values():
         low, high = row["spread"]
         pickup = f"{row['p50']:.2f} / {row['p99']:.2f}" + (f" ({row['unseen']} never)" if row["unseen"] else "")
         lines.append(
             f"| {system.name} | {row['drain']:,.0f} ({low:,.0f}-{high:,.0f}) | {ratio(row, 'drain', True)} "
-            f"| {row['enqueue']:,.0f} | {ratio(row, 'enqueue', True)} | {pickup} | {ratio(row, 'p50', False)} "
+            f"| {row['enqueue']:,.0f} | {ratio(row, 'enqueue', True)} | {pickup} | {ratio(row, 'p50', False)} | {row['p50'] / bare[0]:.1f} "
             f"| {row['bytes']:.0f} | {ratio(row, 'bytes', False)} | {row['memory']:.0f} | {row['cpu']:.1f} "
             f"| {row['commands']:.1f} | {row['idle']:.1f} | {row['killed']} |"
         )
@@ -371,13 +431,15 @@ def surroundings(options, load):
     )
 
 
-def equal_and_not(rows, options):
+def equal_and_not(rows, options, bare):
     counts = ", ".join(f"{system.key} {system.jobs:,}" for system, _ in rows.values())
     return f"""What is equal: the Redis (one, private, no persistence), the payload (100 bytes of JSON), jobs that do nothing, no result kept; how each figure is
 taken. Drain is what left Redis over the last nine tenths of a full queue, so starting up counts for nobody. Enqueue is the fastest bulk call that the
 system's own client has (Celery has none: one connection kept). Pick-up is the time from before the push call to the handler's first line, at 50
-a second, {options.ticks} jobs. MB is memory of all worker processes after the drain with shared pages counted once. Commands are those that come over
-connections. After kill -9: {HOLD} jobs of 100 ms, all worker processes killed when 20 had ended, new ones started at once.
+a second, {options.ticks} jobs; the bare loop is one process that pushes to a list and one that waits at it (LPUSH, BLPOP), at the same pace in the same run:
+p50 {bare[0]:.2f} ms, p99 {bare[1]:.2f} ms. MB is memory of all worker processes after the drain with shared pages counted once. Commands are those that come over
+connections. After kill -9: {HOLD} jobs of 100 ms, all worker processes killed when 20 had ended, new ones started at once, and
+up to {HOLD_PATIENCE} s waited, for all systems together, each on a Redis of its own.
 
 What is not: ours leases, fences and counts attempts for each job; Celery by default and Sidekiq's free edition take a job off Redis before it has run,
 so that a killed worker takes it along (Celery with `acks_late` brings it back after an hour, apalis-redis after 5 minutes). apalis-redis is filled with 7,000 jobs at a time, because
@@ -400,23 +462,13 @@ def main():
     load = os.getloadavg()[0]
     found, skipped = systems(options)
     rows = {}
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            for _ in range(200):
-                try:
-                    redis = Redis(port)
-                    break
-                except OSError:
-                    time.sleep(0.05)
+        with private_redis(folder) as port:
+            bare = floor(options, port, folder)
             for system in found:
                 print(f"measuring {system.key} ...", file=sys.stderr, flush=True)
-                bench = Bench(system, options, redis, port, folder)
+                bench = Bench(system, options, Redis(port), port, folder)
                 try:
                     rows[system.key] = (system, bench.run())
                     # So that a run that is ended early was not for nothing.
@@ -425,10 +477,9 @@ def main():
                     log = (folder / f"{system.key}.log").read_text(errors="replace")[-500:]
                     skipped.append(f"{system.name} ({error})")
                     print(f"{error}\n{log}", file=sys.stderr)
-        finally:
-            server.terminate()
-            server.wait()
-    text = [surroundings(options, load), "", *table(rows), "", equal_and_not(rows, options)]
+        print("killing workers ...", file=sys.stderr, flush=True)
+        all_lost(rows, options, folder)
+    text = [surroundings(options, load), "", *table(rows, bare), "", equal_and_not(rows, options, bare)]
     if skipped:
         text += ["", "Skipped: " + "; ".join(skipped) + "."]
     text = "\n".join(text)

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `ours` | this store, 200 jobs at once, 800 held ready |
 //! | `stock` | apalis-redis as its documentation shows it |
+//! | `floor` | none: a list with LPUSH and BLPOP, for what the machine and Redis take of a pick-up; it only knows `work` and `tick` |
 //! | `stock-bare` | apalis-redis without locks and events, in batches of 500, 200 jobs at once, asking every 10 ms |
 //!
 //! | word | pushes |
@@ -84,10 +85,7 @@ async fn tick(begun: Instant, k: usize) {
 }
 
 async fn ours() -> Result<Queue, BoxDynError> {
-    let client = Builder::from_config(Config::from_url(&told("BENCH_REDIS")?)?)
-        .with_connection_config(|connection| connection.tcp.nodelay = Some(true))
-        .build()?;
-    client.init().await?;
+    let client = bare_client().await?;
     let options =
         QueueOptions { retention_completed: Retention::NONE, result_ttl: Duration::ZERO, ..QueueOptions::default() };
     Ok(Queue::with_options(client, "bench".parse()?, options))
@@ -123,6 +121,38 @@ async fn work(store: &str) -> Result<(), BoxDynError> {
         }
     }
     Ok(())
+}
+
+async fn bare_client() -> Result<Client, BoxDynError> {
+    let client = Builder::from_config(Config::from_url(&told("BENCH_REDIS")?)?)
+        .with_connection_config(|connection| connection.tcp.nodelay = Some(true))
+        .build()?;
+    client.init().await?;
+    Ok(client)
+}
+
+/// Where the floor's pushes go.
+const LIST: &str = "bench:floor";
+
+async fn wait_at_list() -> Result<(), BoxDynError> {
+    let mut seen = OpenOptions::new().create(true).append(true).open(told("BENCH_SEEN")?)?;
+    let client = bare_client().await?;
+    loop {
+        let popped: Option<(String, u64)> = client.blpop(LIST, 5.0).await?;
+        if let Some((_, pushed)) = popped {
+            seen.write_all(format!("{}\n", now_ns().saturating_sub(pushed)).as_bytes())?;
+        }
+    }
+}
+
+async fn push_to_list(n: usize) -> Result<Duration, BoxDynError> {
+    let client = bare_client().await?;
+    let begun = Instant::now();
+    for k in 0..n {
+        tick(begun, k).await;
+        client.lpush::<(), _, _>(LIST, now_ns().to_string()).await?;
+    }
+    Ok(begun.elapsed())
 }
 
 async fn push(store: &str, word: &str, n: usize) -> Result<Duration, BoxDynError> {
@@ -162,6 +192,8 @@ async fn push(store: &str, word: &str, n: usize) -> Result<Duration, BoxDynError
 async fn main() -> Result<(), BoxDynError> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["floor", "work"] => wait_at_list().await?,
+        ["floor", "tick", n] => println!("{}", push_to_list(n.parse()?).await?.as_secs_f64()),
         [store @ ("ours" | "stock" | "stock-bare"), "work"] => work(store).await?,
         [store @ ("ours" | "stock" | "stock-bare"), word @ ("push" | "tick" | "hold"), n] => {
             println!("{}", push(store, word, n.parse()?).await?.as_secs_f64());

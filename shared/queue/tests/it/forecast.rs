@@ -78,7 +78,12 @@ async fn jobs_that_run_for_long_keep_their_workers_and_what_a_run_took_is_rememb
     let server = Server::start().await;
     let queue = server.queue("q").await;
     let context = WorkerContext::new("sitter");
-    let options = WorkerOptions { concurrency: 2, cancel_grace: Duration::from_secs(600), ..WorkerOptions::default() };
+    let options = WorkerOptions {
+        concurrency: 2,
+        cancel_grace: Duration::from_secs(600),
+        shutdown_grace: Duration::ZERO,
+        ..WorkerOptions::default()
+    };
     let worker = WorkerBuilder::new(&context).backend(FredStorage::<Nap>::new(queue.clone(), options)).build(sit);
     let task = tokio::spawn(async move { worker.run().await.unwrap() });
     let jobs = queue.push_all(naps(2)).await.unwrap();
