@@ -86,7 +86,8 @@ SERVERS = {
     "oneiro-stored": oneiro("Oneiro, every event stored for replay", "oneiro-stored"),
     "daphne": channels(
         "Channels, core layer, Daphne", "core",
-        python / "daphne", "-v", "0", "-b", "127.0.0.1", "-p", "PORT", "channels_app:application",
+        # Its five seconds for a handshake are too few where many come at once.
+        python / "daphne", "-v", "0", "--websocket_connect_timeout", "60", "-b", "127.0.0.1", "-p", "PORT", "channels_app:application",
     ),
     "uvicorn": channels(
         "Channels, pubsub layer, uvicorn", "pubsub",
@@ -159,7 +160,8 @@ def under_load(server, load, seconds):
         command = ["taskset", "-c", LOAD_CORE, *map(str, load(port, process.pid))]
         done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=seconds, check=False)
         if done.returncode != 0:
-            raise RuntimeError(done.stderr.strip().splitlines()[0] if done.stderr.strip() else "the load failed")
+            # A panic's place, and what it says.
+            raise RuntimeError(" ".join(done.stderr.split("\n")[:3]).strip() or "the load failed")
         return done.stdout
 
 
