@@ -147,7 +147,7 @@ async fn readers_that_stall_cost_bounded_memory_and_nobody_an_event() -> Result<
 }
 
 /// An upgraded socket that is not read.
-async fn stall(url: &str, port: u16) -> Result<tokio::net::TcpStream> {
+pub(crate) async fn stall(url: &str, port: u16) -> Result<tokio::net::TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4_096)?;
     let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await?;
@@ -389,36 +389,5 @@ async fn the_users_of_a_killed_process_go_offline_and_leave_no_ghosts() -> Resul
         }
     }
     ensure!(count().await? == 1, "ada alone");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_in_no_log() -> Result<()> {
-    let mut oneiro = Oneiro::builder().workers(0).env("RUST_LOG", "trace").start().await?;
-    let ada = oneiro.user(1)?;
-    let id = ada.dream(oneiro_tests::Form::new("Mine", "text")).await?;
-    let bad = format!("{}tampered", ada.token());
-    for tier in [Tier::Api, Tier::Ws] {
-        ada.watch(tier, id).await?.close().await?;
-        for token in [ada.token(), bad.as_str()] {
-            for path in [format!("/ws/dream-images/{id}/"), "/ws/notifications/".into(), "/api/v1/ws".into()] {
-                let url = format!("ws://127.0.0.1:{}{path}?token={token}", oneiro.port(tier));
-                let mut member = Member::connect(&url).await?;
-                // Answered, or closed with 4001: either way the token has been read.
-                let _ = member.settle().await;
-            }
-            reqwest::get(format!("{}/api/v1/online?token={token}", oneiro.url(tier))).await?;
-        }
-    }
-    oneiro.stop().await?;
-    let mut logs = 0;
-    for entry in std::fs::read_dir(oneiro.artifacts().folder())? {
-        let text = String::from_utf8_lossy(&std::fs::read(entry?.path())?).into_owned();
-        logs += usize::from(text.contains("/ws/notifications"));
-        // The signature is what makes a token usable; the tampered one has the same beginning.
-        let signature = ada.token().rsplit('.').next().context("a signature")?;
-        ensure!(!text.contains(signature), "a token in a log");
-    }
-    ensure!(logs >= 2, "both processes have logged their requests: {logs}");
     Ok(())
 }
