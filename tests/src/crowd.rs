@@ -33,11 +33,12 @@ pub fn allow_many_files() -> Result<()> {
 /// How much memory a process holds, in KiB.
 ///
 /// # Errors
-/// Where the system does not say: this needs Linux.
+/// Where the system does not say.
 pub fn resident_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("failed to read a process's status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    // ps(1) rather than /proc, which only Linux has.
+    let output = std::process::Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output();
+    let output = output.context("failed to run ps")?;
+    String::from_utf8_lossy(&output.stdout).trim().parse().with_context(|| format!("no process {pid}"))
 }
 
 /// One of many: a socket with small buffers, which counts nothing and judges nothing.

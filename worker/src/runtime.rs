@@ -21,12 +21,14 @@ use oneiro_core::{
     telemetry,
 };
 use oneiro_events::Broker;
-use oneiro_pipeline::{Format, Settings};
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use oneiro_pipeline::{Format, PipelineError, Processor, Settings};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// In-flight image jobs for each pixel thread: while one is worked on, another is fetched or stored.
 const IN_FLIGHT_PER_THREAD: usize = 2;
+/// A GIF.
+const ONE_PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 /// After the grace period the queue takes its jobs back; that needs a moment.
 const HAND_BACK: Duration = Duration::from_secs(5);
 
@@ -95,11 +97,22 @@ fn pipeline_settings(config: &Config) -> Result<Settings, ConfigErrors> {
         watermark.image = Some(bytes.into());
     }
     settings.validate().map_err(|error| wrong(error.to_string()))?;
+    try_watermark(&settings).map_err(|error| wrong(error.to_string()))?;
     let default = &config.images.default_variant;
     if !settings.variants.iter().any(|variant| variant.name == *default) {
         return Err(wrong(format!("default_variant: there is no variant `{default}`")));
     }
     Ok(settings)
+}
+
+/// Draws the watermark once, on a picture of one pixel: a file that cannot be drawn would fail every image.
+fn try_watermark(settings: &Settings) -> Result<(), PipelineError> {
+    let mut trial = settings.clone();
+    trial.variants.retain(|variant| variant.watermark);
+    if trial.variants.is_empty() {
+        return Ok(());
+    }
+    Processor::new(trial).process(ONE_PIXEL, &mut |_| ControlFlow::Continue(())).map(drop)
 }
 
 /// What uploads may be, the worker must be able to make something of.
@@ -118,7 +131,12 @@ fn check_extra_formats(config: &Config) -> Result<(), ConfigErrors> {
 
 /// The places that `[worker]` asks for.
 fn pool(settings: Settings, places: usize, config: &Config) -> anyhow::Result<Pool> {
-    let limits = Limits { budget_mb: config.worker.memory_budget_mb, decode: config.worker.decode_timeout() };
+    let limits = Limits {
+        budget_mb: config.worker.memory_budget_mb,
+        decode: config.worker.decode_timeout(),
+        // The rest of the job's time is for the image itself.
+        wait: config.queues.job_timeout() / 3,
+    };
     match config.worker.isolate {
         Isolate::Off => Pool::threads(settings, places, limits).context("cannot start the pixel threads"),
         Isolate::Process => {
@@ -159,6 +177,11 @@ async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
         default_variant: config.images.default_variant.clone(),
         max_file_bytes,
     });
+    shared
+        .pool
+        .check()
+        .await
+        .context("cannot decode in processes (worker.isolate): one that was started on trial ended")?;
     let stop = CancellationToken::new();
     let canary = Canary::default();
     if !config.worker.metrics_addr.is_empty() {

@@ -65,7 +65,8 @@ async fn look_at(shared: &Shared, id: DreamId) -> Result<(), AnyError> {
 /// Pushes what has no live job; settles what has a job that will not run again.
 async fn revive(shared: &Shared, dream: Dream) -> Result<(), AnyError> {
     shared.dreams.touch(dream.id).await?;
-    if dream.deletion.is_some() {
+    // A deletion that failed has no job that works on it; the images behind it may have none either.
+    if dream.deletion.is_some() && !dream.has_failed_deletion() {
         return revive_deletion(shared, &dream).await;
     }
     let mut lost = Vec::new();
@@ -121,8 +122,12 @@ async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError>
         Fate::Dead | Fate::Cancelled => {
             shared
                 .dreams
-                .change(dream.id, |dream| {
-                    dream.fail_delete();
+                .change(dream.id, |now| {
+                    // Somebody may have asked again since, with another job.
+                    if now.deletion != dream.deletion {
+                        return Change::Keep(());
+                    }
+                    now.fail_delete();
                     Change::Announce(())
                 })
                 .await?;

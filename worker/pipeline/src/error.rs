@@ -5,8 +5,9 @@ pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an image could not be processed.
 ///
-/// Everything but [`OutOfMemory`](Self::OutOfMemory), [`Cancelled`](Self::Cancelled) and [`Encode`](Self::Encode) is a property of
-/// the input or the settings: running the job again cannot help, see [`is_permanent`](Self::is_permanent).
+/// Everything but [`OutOfMemory`](Self::OutOfMemory), [`Cancelled`](Self::Cancelled), [`Encode`](Self::Encode) and
+/// [`InvalidSettings`](Self::InvalidSettings) is a property of the input: running the job again cannot help, see
+/// [`is_permanent`](Self::is_permanent).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
@@ -87,12 +88,18 @@ pub enum PipelineError {
         /// The limit.
         max_pixels: u64,
     },
-    /// A progressive JPEG has more scans than [`Limits::max_scans`](crate::Limits::max_scans), or scans times pixels is over
+    /// A JPEG has more scans than [`Limits::max_scans`](crate::Limits::max_scans), or scans times pixels is over
     /// [`Limits::max_scan_pixels`](crate::Limits::max_scan_pixels).
-    #[error("the progressive image has {scans} scans, more work than allowed")]
+    #[error("the image has {scans} scans, more work than allowed")]
     TooManyScans {
         /// Scans counted.
         scans: u32,
+    },
+    /// The decoder's tables alone would take more memory than a picture of that kind is worth.
+    #[error("the {format} file needs more memory for its coding tables than allowed")]
+    TooComplex {
+        /// Format of the input.
+        format: Format,
     },
     /// An ICC profile or EXIF block is over its limit.
     #[error("the {kind} block is larger than the {max_bytes} bytes allowed")]
@@ -144,6 +151,7 @@ impl PipelineError {
             Self::TooManyFrames { .. } => "too_many_frames",
             Self::AnimationTooLarge { .. } => "animation_too_large",
             Self::TooManyScans { .. } => "too_many_scans",
+            Self::TooComplex { .. } => "too_complex",
             Self::MetadataTooLarge { .. } => "metadata_too_large",
             Self::Cancelled => "cancelled",
             Self::TimedOut => "decode_timeout",
@@ -153,10 +161,11 @@ impl PipelineError {
         }
     }
 
-    /// True where the same bytes and settings can never succeed, so that the job should not be retried.
+    /// True where the same bytes can never succeed, so that the job should not be retried. Wrong settings are not the input's fault: a
+    /// worker with right ones may come.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, Self::Cancelled | Self::OutOfMemory { .. } | Self::Encode { .. })
+        !matches!(self, Self::Cancelled | Self::OutOfMemory { .. } | Self::Encode { .. } | Self::InvalidSettings(_))
     }
 
     pub(crate) fn corrupt(format: Format, reason: &'static str) -> Self {

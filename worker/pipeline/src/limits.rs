@@ -22,9 +22,9 @@ pub struct Limits {
     pub max_icc_bytes: u64,
     /// EXIF block in bytes. Default 1 MiB.
     pub max_exif_bytes: u64,
-    /// Scans of a progressive JPEG. Default 100.
+    /// Scans of a JPEG that is progressive or keeps its components apart. Default 100.
     pub max_scans: u32,
-    /// Scans times pixels of a progressive JPEG: every scan touches every coefficient, so this bounds the decoder's time. Default
+    /// Scans times pixels of such a JPEG: every scan touches every coefficient, so this bounds the decoder's time. Default
     /// 1,000,000,000, at most about 10 s on one core; a photo of 64 megapixels usually has 10 scans.
     pub max_scan_pixels: u64,
 }

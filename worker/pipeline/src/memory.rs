@@ -24,8 +24,6 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         if header.format == Format::Jpeg { decoded_divisor(scale, header.width.max(header.height)) as u64 } else { 1 };
     let decoded = (width.div_ceil(divisor) + 1) * (height.div_ceil(divisor) + 1);
     let decoder = match header.format {
-        // Held whole as 16-bit coefficients before the first pixel comes out.
-        Format::Jpeg if header.is_progressive => 2 * bytes_of(pixels),
         Format::Gif | Format::WebP => 8 * pixels,
         // Pictures of 16 bits a sample, the filters' copies, and the alpha's picture.
         Format::Avif => 16 * pixels,
@@ -57,5 +55,11 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         Output::Avif => 48,
     });
     let animation = if is_animation { 12 * pixels + 40 * rendition } else { 0 };
-    FIXED_BYTES + bytes_of(decoded) + decoder + resizer + rendition * (copies + encoder.max().unwrap_or(0)) + animation
+    FIXED_BYTES
+        + header.decoder_bytes
+        + bytes_of(decoded)
+        + decoder
+        + resizer
+        + rendition * (copies + encoder.max().unwrap_or(0))
+        + animation
 }

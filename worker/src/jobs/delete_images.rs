@@ -20,12 +20,12 @@ pub(crate) async fn delete_images(
     if let Err(error) = &outcome {
         tracing::warn!(job.id = %job.id(), dream.id = args.dream_id.get(), attempt = job.attempt(), %error, "deletion failed");
         if job.is_last_attempt() {
-            give_up(&shared, &args).await.map_err(Failure::into_error)?;
+            give_up(&shared, &args).await.map_err(|failure| failure.into_error(job.attempt()))?;
         }
     } else {
         tracing::info!(job.id = %job.id(), dream.id = args.dream_id.get(), "deletion done");
     }
-    outcome.map_err(Failure::into_error)
+    outcome.map_err(|failure| failure.into_error(job.attempt()))
 }
 
 async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
@@ -33,8 +33,13 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
         .dreams
         .load(args.dream_id)
         .await
-        .map_err(|error| Failure::transient("cannot read the dream's record", error))?;
-    let Some(dream) = dream else { return Ok(()) };
+        .map_err(|error| Failure::unavailable("cannot read the dream's record", error))?;
+    let Some(mut dream) = dream else { return Ok(()) };
+    if dream.has_failed_deletion() {
+        // An operator runs the job again that gave up.
+        let Some(taken_up) = take_up(shared, args).await? else { return Ok(()) };
+        dream = taken_up;
+    }
     match &dream.deletion {
         Some(Deletion { images, state: DeletionState::Processing, .. }) => {
             for image in dream.images.iter().filter(|image| images.as_ref().is_none_or(|ids| ids.contains(&image.id))) {
@@ -47,7 +52,7 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
                     .storage
                     .delete_prefix(&prefix)
                     .await
-                    .map_err(|error| Failure::transient("cannot remove originals", error))?;
+                    .map_err(|error| Failure::unavailable("cannot remove originals", error))?;
             }
             finish(shared, &dream).await
         }
@@ -57,11 +62,24 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
     }
 }
 
+/// Tells `delete_processing` again. `None` where the dream is gone by now.
+async fn take_up(shared: &Shared, args: &DeleteImages) -> Result<Option<Dream>, Failure> {
+    let changed = shared.dreams.change(args.dream_id, |dream| match dream.resume_delete() {
+        true => Change::Announce(()),
+        false => Change::Keep(()),
+    });
+    match changed.await {
+        Ok((dream, ())) => Ok(Some(dream)),
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(Failure::unavailable("cannot take up a deletion that failed", error)),
+    }
+}
+
 async fn remove(shared: &Shared, image: &Image) -> Result<(), Failure> {
     let variants = shared.storage.delete_prefix(&image.media_prefix()).await;
-    variants.map_err(|error| Failure::transient("cannot remove variants", error))?;
+    variants.map_err(|error| Failure::unavailable("cannot remove variants", error))?;
     let original = shared.storage.delete(&image.original.key).await;
-    original.map_err(|error| Failure::transient("cannot remove an original", error))
+    original.map_err(|error| Failure::unavailable("cannot remove an original", error))
 }
 
 /// Tells `delete_completed`. Images that were added to the deletion since we read the record are left to the job that their request pushed.
@@ -77,7 +95,7 @@ async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
     match changed.await {
         Ok((dream, true)) if !dream.is_deleted() => resume(shared, &dream).await,
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(Failure::transient("cannot write the deletion's outcome", error)),
+        Err(error) => Err(Failure::unavailable("cannot write the deletion's outcome", error)),
     }
 }
 
@@ -92,7 +110,7 @@ async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
     });
     match changed.await {
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(Failure::transient("cannot write the dream's state after a deletion", error)),
+        Err(error) => Err(Failure::unavailable("cannot write the dream's state after a deletion", error)),
     }
 }
 
@@ -107,6 +125,6 @@ async fn give_up(shared: &Shared, args: &DeleteImages) -> Result<(), Failure> {
     });
     match changed.await {
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(Failure::transient("cannot tell that the deletion failed", error)),
+        Err(error) => Err(Failure::unavailable("cannot tell that the deletion failed", error)),
     }
 }

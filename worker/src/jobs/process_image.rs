@@ -45,12 +45,13 @@ pub(crate) async fn process_image(
     let word = match &outcome {
         Ok(()) => "completed",
         Err(Failure::Permanent { .. }) => "rejected",
-        Err(Failure::Transient(..)) => "failed",
+        Err(Failure::Transient(..) | Failure::Unavailable(..)) => "failed",
+        Err(Failure::Deferred(..)) => "deferred",
         Err(Failure::Stopped) => "stopped",
     };
     metrics::counter!("oneiro_image_runs_total", "outcome" => word).increment(1);
     metrics::histogram!("oneiro_image_run_seconds", "outcome" => word).record(started.elapsed().as_secs_f64());
-    outcome.map_err(Failure::into_error)
+    outcome.map_err(|failure| failure.into_error(job.attempt()))
 }
 
 async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(), Failure> {
@@ -68,11 +69,11 @@ async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(
                     Some(ImageFailure { code: code.clone(), detail: detail.clone() })
                 }
                 // Nobody comes after this attempt, so this one tells the dream.
-                Failure::Transient(..) if job.is_last_attempt() => Some(ImageFailure {
+                Failure::Transient(..) | Failure::Unavailable(..) if job.is_last_attempt() => Some(ImageFailure {
                     code: "processing_failed".to_owned(),
                     detail: "the image could not be processed in several attempts; please try again later".to_owned(),
                 }),
-                Failure::Transient(..) | Failure::Stopped => None,
+                Failure::Transient(..) | Failure::Unavailable(..) | Failure::Deferred(..) | Failure::Stopped => None,
             };
             if let Some(verdict) = verdict {
                 settle(shared, args, ImageState::Failed(verdict)).await?;
@@ -87,7 +88,7 @@ enum Work {
     ToDo(Box<(Dream, Image)>),
     /// It has its variants, or was retried since.
     Done,
-    /// The image was deleted, perhaps while an earlier run was storing variants of it.
+    /// The image was deleted or is about to be, perhaps while an earlier run was storing variants of it.
     Gone,
 }
 
@@ -97,9 +98,9 @@ async fn load(args: &ProcessImage, shared: &Shared) -> Result<Work, Failure> {
         Err(error @ StoreError::Corrupt { .. }) => {
             return Err(Failure::Permanent { code: "unreadable_record".to_owned(), detail: report(&error) });
         }
-        Err(error) => return Err(Failure::transient("cannot read the dream's record", error)),
+        Err(error) => return Err(Failure::unavailable("cannot read the dream's record", error)),
     };
-    let Some(dream) = dream.filter(|dream| !dream.is_being_deleted()) else { return Ok(Work::Gone) };
+    let Some(dream) = dream.filter(|dream| !dream.is_leaving(args.image_id)) else { return Ok(Work::Gone) };
     let Some(image) = dream.image(args.image_id).cloned() else { return Ok(Work::Gone) };
     let is_settled = matches!(image.state, ImageState::Completed(_));
     if image.generation != args.generation || is_settled {
@@ -119,7 +120,7 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
             StorageError::TooLarge { .. } => {
                 Failure::Permanent { code: "file_too_large".to_owned(), detail: error.to_string() }
             }
-            error => Failure::transient("cannot read the original", error),
+            error => Failure::unavailable("cannot read the original", error),
         })?;
     let original = convert(shared, original).await?;
     let processed = shared.pool.process(original).await.map_err(|error| judge(error, job))?;
@@ -132,7 +133,7 @@ async fn convert(shared: &Shared, original: Bytes) -> Result<Bytes, Failure> {
         return Ok(original);
     };
     converter.convert(&original).await.map_err(|error| match error {
-        ConvertError::Start(_) => Failure::transient("cannot convert the original", error),
+        ConvertError::Start(_) => Failure::unavailable("cannot convert the original", error),
         error => Failure::Permanent { code: "converter_failed".to_owned(), detail: capitalised(&error.to_string()) },
     })
 }
@@ -147,6 +148,8 @@ fn judge(error: PoolError, job: &JobContext) -> Failure {
         PoolError::Refused { code, detail, is_permanent: true } => {
             Failure::Permanent { code, detail: capitalised(&detail) }
         }
+        // The image never ran: it waits somewhere else, or later.
+        PoolError::Busy => Failure::Deferred(error.to_string()),
         PoolError::TimedOut => permanent("decode_timeout", &error),
         PoolError::MemoryLimit => permanent("memory_limit", &error),
         PoolError::Crashed(_) => Failure::Permanent {
@@ -163,7 +166,7 @@ fn judge(error: PoolError, job: &JobContext) -> Failure {
             code: "decoder_crashed".to_owned(),
             detail: "The image makes its decoder be killed.".to_owned(),
         },
-        error => Failure::transient("cannot process the image", error),
+        error => Failure::Transient(format!("cannot process the image: {}", report(&error)), Box::new(error)),
     }
 }
 
@@ -214,7 +217,7 @@ async fn store(shared: &Shared, key: String, variant: Encoded) -> Result<(String
         format: word(&variant),
     };
     let stored = shared.storage.put_variant(&key, Bytes::from(variant.bytes), variant.format.mime()).await;
-    stored.map_err(|error| Failure::transient("cannot store a variant", error))?;
+    stored.map_err(|error| Failure::unavailable("cannot store a variant", error))?;
     metrics::counter!("oneiro_variant_bytes_total").increment(record.bytes);
     Ok((variant.name, record))
 }
@@ -243,7 +246,7 @@ async fn tell_progress(shared: &Shared, job: &JobContext, dream: &Dream, image: 
 async fn settle(shared: &Shared, args: &ProcessImage, state: ImageState) -> Result<(), Failure> {
     let settled = shared.dreams.change(args.dream_id, |dream| {
         match dream.settle(args.image_id, args.generation, state.clone()) {
-            None => Change::Keep(dream.is_being_deleted() || dream.image(args.image_id).is_none()),
+            None => Change::Keep(dream.is_leaving(args.image_id)),
             Some(false) => Change::Save(false),
             Some(true) => Change::Announce(false),
         }
@@ -253,7 +256,7 @@ async fn settle(shared: &Shared, args: &ProcessImage, state: ImageState) -> Resu
         Ok(_) => Ok(()),
         // The tombstone has expired: gone as well.
         Err(StoreError::NotFound(_)) => remove_variants(shared, args).await,
-        Err(error) => Err(Failure::transient("cannot write the image's outcome", error)),
+        Err(error) => Err(Failure::unavailable("cannot write the image's outcome", error)),
     }
 }
 
@@ -263,5 +266,5 @@ async fn remove_variants(shared: &Shared, args: &ProcessImage) -> Result<(), Fai
         return Ok(());
     }
     let removed = shared.storage.delete_prefix(&args.media_prefix).await;
-    removed.map(drop).map_err(|error| Failure::transient("cannot remove a deleted image's variants", error))
+    removed.map(drop).map_err(|error| Failure::unavailable("cannot remove a deleted image's variants", error))
 }

@@ -3,7 +3,7 @@
 
 use super::{
     threads::deadline,
-    wire::{ANSWER, Answer, DECODED, Setup},
+    wire::{ANSWER, Answer, DECODED, READY, Setup},
 };
 use oneiro_pipeline::{Processed, Processor, Stage};
 use rustix::{
@@ -37,6 +37,8 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     give_up_rights(setup.memory_bytes)?;
     // A panic is answered; its text would fill the pipe that nobody reads while the child lives.
     std::panic::set_hook(Box::new(|_| {}));
+    output.write_all(&[READY])?;
+    output.flush()?;
     let decode = Duration::from_millis(setup.decode_ms);
     let mut processor = Processor::new(setup.settings.clone());
     let mut bytes = Vec::new();

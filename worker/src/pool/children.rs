@@ -5,7 +5,7 @@
 
 use super::{
     Isolation, PoolError,
-    wire::{ANSWER, Answer, DECODED, MAX_ANSWER_BYTES, MAX_VARIANTS_BYTES, Setup},
+    wire::{ANSWER, Answer, DECODED, MAX_ANSWER_BYTES, MAX_VARIANTS_BYTES, READY, Setup},
 };
 use oneiro_pipeline::{Processed, Settings};
 use parking_lot::Mutex;
@@ -20,6 +20,8 @@ use tokio::{
 
 /// A child keeps the decode limit by itself where it can, which saves a new one: it gets so much longer before it is killed.
 const DECODE_GRACE: Duration = Duration::from_secs(1);
+/// A child sets itself up in milliseconds; on a machine that is busy beyond reason it may take longer.
+const SET_UP: Duration = Duration::from_secs(30);
 /// A child whose pipes are closed is about to end.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 /// How much of a dead child's last words is read.
@@ -96,11 +98,34 @@ impl Children {
         // Ctrl-C in a terminal goes to the whole group, and the worker finishes its images first.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(PoolError::Start)?;
-        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(PoolError::Start(io::Error::other("the child has no pipes")));
         };
-        input.write_all(&self.setup).await.map_err(PoolError::Start)?;
-        Ok(Place { child, input, output: BufReader::new(output) })
+        let mut place = Place { child, input, output: BufReader::new(output) };
+        let ready = timeout(SET_UP, async {
+            place.input.write_all(&self.setup).await?;
+            place.output.read_u8().await
+        });
+        match ready.await {
+            Ok(Ok(READY)) => Ok(place),
+            Ok(Ok(_)) => Err(PoolError::Start(io::Error::other("it answered with an unknown word"))),
+            // It saw no image yet, so no image is to blame.
+            Ok(Err(_)) => {
+                let why = match place.end(Broken::Gone).await {
+                    PoolError::Crashed(why) => why,
+                    other => other.to_string(),
+                };
+                Err(PoolError::Start(io::Error::other(why)))
+            }
+            Err(_) => Err(PoolError::Start(io::Error::other("it does not come to its first word"))),
+        }
+    }
+
+    /// Starts a child, which then waits for the first image.
+    pub(super) async fn check(&self) -> Result<(), PoolError> {
+        let place = self.start().await?;
+        self.idle.lock().push(place);
+        Ok(())
     }
 }
 
@@ -163,7 +188,7 @@ impl Place {
         }
         let words = String::from_utf8_lossy(&words);
         match status.signal() {
-            Some(number) if number == Signal::KILL.as_raw() => PoolError::Killed,
+            Some(number) if number == Signal::KILL.as_raw() || number == Signal::TERM.as_raw() => PoolError::Killed,
             Some(number) if number == Signal::XCPU.as_raw() => PoolError::TimedOut,
             // The standard library's only sign, on a stable compiler, of an allocation that failed.
             Some(number) if number == Signal::ABORT.as_raw() && words.contains("memory allocation of") => {

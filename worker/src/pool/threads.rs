@@ -1,7 +1,7 @@
 //! Threads that work on pixels. One [`Processor`] a thread keeps its buffers from one image to the next, and gives them
 //! back when no image comes.
 
-use super::PoolError;
+use super::{Admitted, PoolError};
 use bytes::Bytes;
 use oneiro_pipeline::{Processed, Processor, Settings, Stage, Stop};
 use std::{
@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::timeout,
 };
 
@@ -27,7 +27,7 @@ struct Order {
     bytes: Bytes,
     is_unwanted: Arc<AtomicBool>,
     /// Given back when the thread is done with the image, also where nobody waits for it any more.
-    admitted: OwnedSemaphorePermit,
+    admitted: Admitted,
     answer: oneshot::Sender<Result<Processed, PoolError>>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn start(settings: &Settings, count: usize, decode: Duration) -> std::io::Result<Self> {
-        // One order waits per thread; more wait in their own futures, with their memory not yet admitted.
+        // As many are admitted as there are threads, so an order waits for no more than the thread to come back for it.
         let (orders, inbox) = mpsc::channel(count);
         let inbox = Arc::new(Mutex::new(inbox));
         let runtime = Handle::current();
@@ -50,7 +50,7 @@ impl Threads {
         Ok(Self { orders })
     }
 
-    pub(super) async fn process(&self, bytes: Bytes, admitted: OwnedSemaphorePermit) -> Result<Processed, PoolError> {
+    pub(super) async fn process(&self, bytes: Bytes, admitted: Admitted) -> Result<Processed, PoolError> {
         let is_unwanted = Arc::new(AtomicBool::new(false));
         let guard = Unwanted(is_unwanted.clone());
         let (answer, result) = oneshot::channel();

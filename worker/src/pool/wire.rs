@@ -4,6 +4,7 @@
 //! |---|---|
 //! | worker, once | `u32` length, JSON [`Setup`], then the watermark's file |
 //! | worker, for each image | `u64` length, the image |
+//! | child, once | [`READY`], when it is set up |
 //! | child, for each image | [`DECODED`] once the pixels are decoded (not where that fails), then [`ANSWER`], `u32` length, JSON [`Answer`], then the variants' files |
 //!
 //! Integers are little endian. The child is believed nothing: whoever got hold of it through a codec may say anything, so lengths are
@@ -12,6 +13,8 @@
 use oneiro_pipeline::{PipelineError, Processed, Settings};
 use serde::{Deserialize, Serialize};
 
+/// The child has set itself up: what happens from here on is an image's doing.
+pub(super) const READY: u8 = b'r';
 /// The child has decoded the image.
 pub(super) const DECODED: u8 = b'd';
 /// The child is done with the image.

@@ -13,7 +13,7 @@ use oneiro_pipeline::{Output, Processed, Settings, Target, VariantSpec, Watermar
 use oneiro_worker::{Isolation, Limits, Pool, PoolError};
 use rustix::process::{Pid, Signal, kill_process};
 
-const LIMITS: Limits = Limits { budget_mb: 2048, decode: Duration::from_secs(300) };
+const LIMITS: Limits = Limits { budget_mb: 2048, decode: Duration::from_secs(300), wait: Duration::from_secs(300) };
 /// For what must happen at some time, on a machine of any load.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -131,7 +131,7 @@ async fn a_child_that_is_lost_costs_its_own_image_only() {
     let pool = Pool::processes(settings, 1, LIMITS, Isolation { program: program.clone(), ..isolation() });
     let small =
         Bytes::from_static(b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;");
-    for signal in [Signal::KILL, Signal::SEGV, Signal::ABORT] {
+    for signal in [Signal::KILL, Signal::TERM, Signal::SEGV, Signal::ABORT] {
         let kill = async {
             let pid = eventually("a busy child", || busy(&program)).await;
             let pid = Pid::from_raw(pid).expect("a pid");
@@ -143,7 +143,8 @@ async fn a_child_that_is_lost_costs_its_own_image_only() {
         };
         let (outcome, ()) = tokio::join!(pool.process(file.clone()), kill);
         match (signal, outcome.map(drop).expect_err("its process is gone")) {
-            (Signal::KILL, PoolError::Killed) | (Signal::SEGV | Signal::ABORT, PoolError::Crashed(_)) => {}
+            (Signal::KILL | Signal::TERM, PoolError::Killed)
+            | (Signal::SEGV | Signal::ABORT, PoolError::Crashed(_)) => {}
             (_, other) => panic!("{other}"),
         }
         assert_eq!(pool.process(small.clone()).await.expect("a new process").variants.len(), 8);
@@ -196,10 +197,10 @@ fn impostor(folder: &Path, script: &str) -> PathBuf {
 #[tokio::test]
 async fn a_child_that_lost_its_mind_is_replaced() {
     for (script, expected) in [
-        ("head -c 100 >/dev/null; echo nonsense; cat >/dev/null", "an unknown word"),
-        (r"head -c 100 >/dev/null; printf 'a\377\377\377\377'; cat >/dev/null", "too long an answer"),
-        (r"head -c 100 >/dev/null; printf 'a\002\000\000\000{}'; cat >/dev/null", "an unreadable answer"),
-        ("head -c 100 >/dev/null; echo 'so long' >&2; exit 7", "so long"),
+        ("printf r; head -c 100 >/dev/null; echo nonsense; cat >/dev/null", "an unknown word"),
+        (r"printf r; head -c 100 >/dev/null; printf 'a\377\377\377\377'; cat >/dev/null", "too long an answer"),
+        (r"printf r; head -c 100 >/dev/null; printf 'a\002\000\000\000{}'; cat >/dev/null", "an unreadable answer"),
+        ("printf r; head -c 100 >/dev/null; echo 'so long' >&2; exit 7", "so long"),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let program = impostor(folder.path(), script);
@@ -212,10 +213,29 @@ async fn a_child_that_lost_its_mind_is_replaced() {
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let hung = Isolation { program: impostor(folder.path(), "cat >/dev/null"), ..isolation() };
+    let hung = Isolation { program: impostor(folder.path(), "printf r; cat >/dev/null"), ..isolation() };
     let pool = Pool::processes(settings(), 1, Limits { decode: Duration::ZERO, ..LIMITS }, hung);
     assert!(matches!(pool.process(picture(20, 20, ImageFormat::Png)).await, Err(PoolError::TimedOut)));
     let missing = Isolation { program: folder.path().join("missing"), ..isolation() };
     let pool = Pool::processes(settings(), 1, LIMITS, missing);
     assert!(matches!(pool.process(picture(20, 20, ImageFormat::Png)).await, Err(PoolError::Start(_))));
+}
+
+#[tokio::test]
+async fn a_child_that_cannot_set_itself_up_is_no_images_fault() {
+    for (script, expected) in [
+        ("echo 'no such limit' >&2; exit 1", "no such limit"),
+        ("head -c 100 >/dev/null; echo nonsense; cat >/dev/null", "an unknown word"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = impostor(folder.path(), script);
+        let pool = Pool::processes(settings(), 1, LIMITS, Isolation { program, ..isolation() });
+        for outcome in [pool.check().await, pool.process(picture(20, 20, ImageFormat::Png)).await.map(drop)] {
+            match outcome {
+                Err(PoolError::Start(why)) => assert!(why.to_string().contains(expected), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    pool(1).check().await.expect("the worker's own program");
 }

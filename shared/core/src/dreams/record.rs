@@ -265,9 +265,26 @@ impl Dream {
         )
     }
 
-    /// Whether a job has still something to decide.
+    /// Whether an image is gone, or about to go with a deletion that waits or runs: nothing is made of it any more.
+    pub fn is_leaving(&self, id: ImageId) -> bool {
+        let goes = matches!(
+            &self.deletion,
+            Some(Deletion { images, state: DeletionState::Processing | DeletionState::Completed, .. })
+                if images.as_ref().is_none_or(|ids| ids.contains(&id))
+        );
+        goes || self.image(id).is_none()
+    }
+
+    /// Whether no job has anything to decide any more. After a deletion that failed, images may still wait for their outcome.
     pub fn is_settled(&self) -> bool {
-        !matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing) && !self.is_between()
+        let is_under_way = matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing);
+        let is_stranded = self.has_failed_deletion() && self.images.iter().any(Image::is_pending);
+        !is_under_way && !self.is_between() && !is_stranded
+    }
+
+    /// Whether a deletion was given up.
+    pub fn has_failed_deletion(&self) -> bool {
+        matches!(&self.deletion, Some(Deletion { state: DeletionState::Failed, .. }))
     }
 
     /// Whether images were deleted and the state of what is left is yet to be told.
@@ -277,7 +294,7 @@ impl Dream {
 
     /// Lets go of a deletion that failed, or whose sequel is yet to be told, because the dream goes on.
     pub fn leave_deletion(&mut self) {
-        if self.is_between() || matches!(&self.deletion, Some(Deletion { state: DeletionState::Failed, .. })) {
+        if self.is_between() || self.has_failed_deletion() {
             self.deletion = None;
         }
     }
@@ -306,12 +323,12 @@ impl Dream {
         }
     }
 
-    /// Records an image's outcome. `None` where it does not count any more: the image is gone, was retried since, or succeeded
-    /// before. Otherwise whether clients have to be told.
+    /// Records an image's outcome. `None` where it does not count any more: the image is gone or about to go, was retried since, or
+    /// succeeded before. Otherwise whether clients have to be told. The last outcome lets go of a deletion that failed.
     ///
     /// A failed image may still turn into a completed one (an operator retried its job); a completed one stays.
     pub fn settle(&mut self, id: ImageId, generation: u32, state: ImageState) -> Option<bool> {
-        if self.is_being_deleted() {
+        if self.is_leaving(id) {
             return None;
         }
         let image = self.images.iter_mut().find(|image| image.id == id && image.generation == generation)?;
@@ -319,7 +336,11 @@ impl Dream {
             return None;
         }
         image.state = state;
-        Some(self.deletion.is_none() && !self.images.iter().any(Image::is_pending))
+        let is_last = !self.images.iter().any(Image::is_pending);
+        if is_last && self.has_failed_deletion() {
+            self.deletion = None;
+        }
+        Some(is_last && self.deletion.is_none())
     }
 
     /// Sets every failed image back to pending and returns their ids.
@@ -365,6 +386,17 @@ impl Dream {
         });
         self.deletion = Some(Deletion { images, state: DeletionState::Processing, job: None });
         true
+    }
+
+    /// Takes up a deletion that was given up. `false` where there is none.
+    pub fn resume_delete(&mut self) -> bool {
+        match &mut self.deletion {
+            Some(deletion) if deletion.state == DeletionState::Failed => {
+                deletion.state = DeletionState::Processing;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Records that the objects are gone. The dream itself becomes a tombstone without text; a partial deletion drops its images.

@@ -131,7 +131,7 @@ impl Storage {
         let writer = BufWriter::with_capacity(self.store.clone(), parse_key(key)?, part_bytes)
             .with_max_concurrency(PARTS_AT_ONCE)
             .with_attributes(self.attributes(content_type, false));
-        Ok(Upload { writer })
+        Ok(Upload::new(writer))
     }
 
     /// Stores a variant whole; it replaces what was there.

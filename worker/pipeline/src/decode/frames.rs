@@ -5,9 +5,9 @@ use std::io::Cursor;
 use image::codecs::gif::GifDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::LoopCount;
-use image::{AnimationDecoder, Frame, Frames, ImageResult};
+use image::{AnimationDecoder, Frame, Frames, ImageDecoder, ImageResult};
 
-use super::still::classify;
+use super::still::{classify, frame_limits};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
 use crate::header::Probed;
@@ -42,7 +42,8 @@ pub(crate) fn open<'a>(bytes: &'a [u8], probed: &Probed<'_>, limits: &Limits) ->
     }
     let reader = Cursor::new(bytes);
     let (frames, loops) = match header.format {
-        Format::Gif => GifDecoder::new(reader).map(unroll),
+        Format::Gif => GifDecoder::new(reader)
+            .and_then(|mut decoder| decoder.set_limits(frame_limits(limits)).map(|()| unroll(decoder))),
         _ => WebPDecoder::new(reader).map(unroll),
     }
     .map_err(|error| classify(header, error))?;

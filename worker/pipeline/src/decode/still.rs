@@ -12,7 +12,7 @@ use crate::control::WatchedReader;
 use crate::header::{Header, Probed};
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
-use crate::{Format, PipelineError};
+use crate::{Format, Limits, PipelineError};
 
 pub(super) fn decode<'a>(
     buffers: &mut Buffers,
@@ -26,6 +26,7 @@ pub(super) fn decode<'a>(
             .map_err(|error| classify(header, error))
             .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
         Format::Gif => GifDecoder::new(reader)
+            .and_then(|mut decoder| decoder.set_limits(frame_limits(&settings.limits)).map(|()| decoder))
             .map_err(|error| classify(header, error))
             .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
         _ => BmpDecoder::new(reader)
@@ -33,6 +34,13 @@ pub(super) fn decode<'a>(
             .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
     }?;
     Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged })
+}
+
+/// A second line behind the header's own reading of the frames' sizes, should the decoder read a file in another way: what it may allocate.
+pub(super) fn frame_limits(limits: &Limits) -> image::Limits {
+    let mut allocation = image::Limits::no_limits();
+    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(12));
+    allocation
 }
 
 /// The pixels, and whether they are only what could be decoded of a damaged file.

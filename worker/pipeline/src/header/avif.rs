@@ -18,6 +18,8 @@ pub(crate) struct Items<'a> {
     pub(crate) nclx: Option<(u16, bool)>,
 }
 
+/// References to an item that are looked at: each costs a walk over tables, and no writer makes more than a few.
+const MAX_REFERENCES: usize = 16;
 const DAMAGED: &str = "its boxes contradict each other";
 const ALPHA: &[u8] = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha";
 
@@ -145,6 +147,11 @@ impl Numbers<'_> {
         self.0 = rest;
         Some(head.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
+
+    fn skip(&mut self, bytes: usize) -> Option<()> {
+        self.0 = self.0.get(bytes..)?;
+        Some(())
+    }
 }
 
 struct File<'a> {
@@ -198,17 +205,18 @@ impl<'a> File<'a> {
         table[usize::from(turns)]
     }
 
-    /// Items that refer to `id` in the given way.
+    /// Items that refer to `id` in the given way, the first [`MAX_REFERENCES`].
     fn referring(&self, id: u32, kind: &'a [u8; 4]) -> impl Iterator<Item = u32> {
         let table = self.child(b"iref").unwrap_or_default();
         let wide = if table.first() == Some(&1) { 4 } else { 2 };
-        boxes(table.get(4..).unwrap_or_default()).filter(move |(found, _)| found == kind).filter_map(
-            move |(_, body)| {
-                let mut numbers = Numbers(body);
-                let (from, count) = (numbers.take(wide)?, numbers.take(2)?);
-                (0..count).any(|_| numbers.take(wide) == Some(u64::from(id))).then_some(from as u32)
-            },
-        )
+        let of_kind = boxes(table.get(4..).unwrap_or_default()).filter(move |(found, _)| found == kind);
+        let referring = of_kind.filter_map(move |(_, body)| {
+            let mut numbers = Numbers(body);
+            let (from, count) = (numbers.take(wide)?, numbers.take(2)?);
+            // Ends with the box, whatever number it claims.
+            (0..count).map_while(|_| numbers.take(wide)).any(|to| to == u64::from(id)).then_some(from as u32)
+        });
+        referring.take(MAX_REFERENCES)
     }
 
     /// An item's bytes (ISO 14496-12, section 8.11.3): of the file, or of the `idat` box.
@@ -281,15 +289,48 @@ fn extents(table: &[u8], id: u32) -> Option<(u64, Vec<(u64, u64)>)> {
         let method = if version == 0 { 0 } else { numbers.take(2)? & 15 };
         let reference = numbers.take(2)?;
         let base = numbers.take(base_size)?;
+        let count = numbers.take(2)?;
+        if found != u64::from(id) {
+            // Not read one by one: numbers of no bytes would make a small table a long walk.
+            numbers.skip(count as usize * (index_size + offset_size + length_size))?;
+            continue;
+        }
         let mut parts = Vec::new();
-        for _ in 0..numbers.take(2)? {
+        for _ in 0..count {
             numbers.take(index_size)?;
             let (offset, length) = (numbers.take(offset_size)?, numbers.take(length_size)?);
             parts.push((base.checked_add(offset)?, length));
         }
-        if found == u64::from(id) {
-            return (reference == 0 && !parts.is_empty()).then_some((method, parts));
-        }
+        return (reference == 0 && !parts.is_empty()).then_some((method, parts));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_more_numbers_than_they_have_bytes_end_with_their_bytes() {
+        // Had every number that is claimed been looked at, each of these would take minutes.
+        let item = |id: u16| [id.to_be_bytes(), [0, 0], [0xff, 0xff]].concat();
+        let locations = [vec![0; 6], vec![0xff, 0xff], (1..0xffff).flat_map(item).collect()].concat();
+        assert!(extents(&locations, 0xffff).is_none());
+        let reference = b"\0\0\0\x0ccdsc\0\x02\xff\xff";
+        let table = [[0; 4].as_slice(), &reference.repeat(100_000)].concat();
+        let size = (table.len() as u32 + 8).to_be_bytes();
+        let meta = [size.as_slice(), b"iref", &table].concat();
+        let file = File { bytes: &[], meta: &meta };
+        assert_eq!(file.referring(1, b"cdsc").count(), 0);
+    }
+
+    #[test]
+    fn no_more_than_a_few_references_are_looked_at() {
+        let reference = b"\0\0\0\x0ecdsc\0\x02\0\x01\0\x01";
+        let table = [[0; 4].as_slice(), &reference.repeat(1000)].concat();
+        let size = (table.len() as u32 + 8).to_be_bytes();
+        let meta = [size.as_slice(), b"iref", &table].concat();
+        let file = File { bytes: &[], meta: &meta };
+        assert_eq!(file.referring(1, b"cdsc").collect::<Vec<_>>(), [2; MAX_REFERENCES]);
+    }
 }

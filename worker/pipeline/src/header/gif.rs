@@ -1,6 +1,6 @@
-//! GIF blocks (GIF89a specification): logical screen, then a walk over the blocks that only counts images.
+//! GIF blocks (GIF89a specification): logical screen, then a walk over the blocks that counts images and reads their sizes.
 
-use super::Probed;
+use super::{Probed, check_size};
 use crate::{Format, Limits, PipelineError};
 
 pub(super) fn probe<'a>(bytes: &[u8], limits: &Limits) -> Result<Probed<'a>, PipelineError> {
@@ -12,39 +12,45 @@ pub(super) fn probe<'a>(bytes: &[u8], limits: &Limits) -> Result<Probed<'a>, Pip
     probed.header.components = 4;
     // Frames may leave parts of the canvas uncovered, so any GIF may be transparent.
     probed.header.has_alpha = true;
-    let frames = count_frames(rest, colour_table_bytes(flags), limits.max_listed_frames);
-    match frames {
-        0 => Err(PipelineError::Truncated { format: Format::Gif }),
-        frames if frames > limits.max_listed_frames => {
-            Err(PipelineError::TooManyFrames { max_frames: limits.max_listed_frames })
-        }
-        frames => {
-            probed.header.frames = frames;
-            Ok(probed)
-        }
+    let canvas = check_size(Format::Gif, probed.header.width, probed.header.height, limits)?;
+    let (frames, largest) = walk(rest, colour_table_bytes(flags), limits)?;
+    if frames == 0 {
+        return Err(PipelineError::Truncated { format: Format::Gif });
     }
+    probed.header.frames = frames;
+    // A frame is decoded whole, also where it reaches beyond the canvas.
+    probed.header.decoder_bytes = 4 * largest.saturating_sub(canvas);
+    Ok(probed)
 }
 
 fn colour_table_bytes(flags: u8) -> usize {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
 
-/// Number of images, at most one more than `max`. Stops at the trailer, at the end of the bytes, or at an unknown block.
-fn count_frames(bytes: &[u8], skip: usize, max: u32) -> u32 {
-    let mut frames = 0;
+/// Number of images, and pixels of the largest. Stops at the trailer, at the end of the bytes, or at an unknown block.
+fn walk(bytes: &[u8], skip: usize, limits: &Limits) -> Result<(u32, u64), PipelineError> {
+    let (mut frames, mut largest) = (0, 0);
     let mut at = skip;
-    while frames <= max {
+    loop {
         match bytes.get(at) {
             Some(0x21) => at = skip_sub_blocks(bytes, at + 2),
             Some(0x2c) => {
-                let Some(&flags) = bytes.get(at + 9) else { break };
+                let Some(&[_, _, _, _, w0, w1, h0, h1, flags]) = bytes.get(at + 1..at + 10) else { break };
                 frames += 1;
+                if frames > limits.max_listed_frames {
+                    return Err(PipelineError::TooManyFrames { max_frames: limits.max_listed_frames });
+                }
+                let [width, height] = [[w0, w1], [h0, h1]].map(|side| u32::from(u16::from_le_bytes(side)));
+                // Some encoders write empty frames to change nothing but the time.
+                if width > 0 && height > 0 {
+                    largest = largest.max(check_size(Format::Gif, width, height, limits)?);
+                }
                 at = skip_sub_blocks(bytes, at + 10 + colour_table_bytes(flags) + 1);
             }
             _ => break,
         }
     }
-    frames
+    Ok((frames, largest))
 }
 
 fn skip_sub_blocks(bytes: &[u8], mut at: usize) -> usize {

@@ -15,7 +15,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     let mut exif: Option<&'a [u8]> = None;
     let mut icc = IccParts::default();
     let mut at = 2;
-    loop {
+    let in_first_scan = loop {
         let (marker, body, next) = segment(bytes, at)?;
         match marker {
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
@@ -26,12 +26,12 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
             }
             0xe1 if exif.is_none() && body.starts_with(EXIF_PREFIX) => exif = Some(&body[EXIF_PREFIX.len()..]),
             0xe2 if body.starts_with(ICC_PREFIX) => icc.add(&body[ICC_PREFIX.len()..], limits)?,
-            SOS => break,
+            SOS => break body.first().copied().unwrap_or(0),
             EOI => return Err(PipelineError::corrupt(Format::Jpeg, "it has no scan")),
             _ => {}
         }
         at = next;
-    }
+    };
     let mut probed =
         frame.ok_or_else(|| PipelineError::corrupt(Format::Jpeg, "its scan comes before the frame header"))?;
     if let Some(exif) = exif {
@@ -40,8 +40,11 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     }
     probed.icc = icc.finish();
     probed.header.has_icc = probed.icc.is_some();
-    if probed.header.is_progressive {
+    // A file of several scans, progressive or one for each component, is held whole as 16-bit coefficients until the last is read.
+    if probed.header.is_progressive || in_first_scan < probed.header.components {
         probed.header.scans = count_scans(&bytes[at..], limits.max_scans);
+        let pixels = u64::from(probed.header.width) * u64::from(probed.header.height);
+        probed.header.decoder_bytes = 2 * (pixels * u64::from(probed.header.bytes_of_four)).div_ceil(4);
     }
     Ok(probed)
 }
@@ -95,13 +98,15 @@ fn frame_header<'a>(marker: u8, body: &[u8]) -> Result<Probed<'a>, PipelineError
 
 /// Samples of four pixels, from the components' sampling factors (T.81, section A.1.1).
 fn bytes_of_four(sampling: &[u8], components: u8) -> u8 {
-    let factors = || {
-        sampling.chunks_exact(3).take(usize::from(components)).map(|component| (component[1] >> 4, component[1] & 15))
-    };
-    let largest = factors().map(|(h, v)| u32::from(h) * u32::from(v)).max().unwrap_or(1).max(1);
-    let sum: u32 = factors().map(|(h, v)| u32::from(h) * u32::from(v)).sum();
-    // Three components of unusual sampling, and all of four, are decoded to whole pixels.
-    if components == 4 { 16 } else { (4 * sum).div_ceil(largest).clamp(4, 12) as u8 }
+    let mut factors = sampling.chunks_exact(3).map(|component| component[1]);
+    match (components, factors.next(), factors.next(), factors.next()) {
+        (1, ..) => 4,
+        (3, Some(0x22 | 0x41 | 0x14), Some(0x11), Some(0x11)) => 6,
+        (3, Some(0x21 | 0x12), Some(0x11), Some(0x11)) => 8,
+        // Three components of unusual sampling, and all of four, are decoded to whole pixels.
+        (3, ..) => 12,
+        _ => 16,
+    }
 }
 
 /// Counts start-of-scan markers, stopping once there are more than allowed. In entropy-coded data 0xff is always followed by 0x00 or

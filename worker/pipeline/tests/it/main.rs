@@ -3,6 +3,7 @@
 mod animation;
 #[cfg(feature = "avif")]
 mod avif;
+mod bombs;
 mod colour;
 mod formats;
 mod hostile;

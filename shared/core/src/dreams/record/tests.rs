@@ -135,3 +135,42 @@ fn between_a_partial_deletion_and_its_sequel_nothing_is_settled() {
     dream.status = dream.derived_status();
     assert!(dream.is_settled() && dream.status == DreamStatus::Completed);
 }
+
+#[test]
+fn an_image_about_to_go_takes_no_outcome() {
+    let mut dream = dream(2);
+    dream.begin_delete(Some(vec![id(2)]));
+    assert!(dream.is_leaving(id(2)) && dream.is_leaving(id(9)) && !dream.is_leaving(id(1)));
+    assert_eq!(dream.settle(id(2), 1, done()), None, "its variants would outlive it");
+    assert_eq!(dream.settle(id(1), 1, done()), Some(false));
+    dream.fail_delete();
+    assert!(!dream.is_leaving(id(2)), "it stays, then");
+}
+
+#[test]
+fn images_that_wait_behind_a_failed_deletion_are_not_forgotten() {
+    for images in [None, Some(vec![id(2)])] {
+        let mut dream = dream(2);
+        dream.begin_delete(images);
+        dream.settle(id(1), 1, done());
+        dream.fail_delete();
+        dream.status = dream.derived_status();
+        assert_eq!(dream.status, DreamStatus::DeleteFailed);
+        assert!(!dream.is_settled(), "the sweep has to look at it");
+        dream.settle(id(1), 1, done());
+        assert_eq!(dream.settle(id(2), 1, done()), Some(true), "the last outcome is told");
+        dream.status = dream.derived_status();
+        assert!(dream.is_settled() && dream.status == DreamStatus::Completed);
+    }
+}
+
+#[test]
+fn a_deletion_that_was_given_up_can_be_taken_up_again() {
+    let mut dream = dream(1);
+    assert!(!dream.resume_delete(), "there is none");
+    dream.begin_delete(None);
+    assert!(!dream.resume_delete(), "it runs");
+    dream.fail_delete();
+    assert!(dream.resume_delete());
+    assert_eq!(dream.derived_status(), DreamStatus::DeleteProcessing);
+}
