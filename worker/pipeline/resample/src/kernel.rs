@@ -6,7 +6,12 @@ use std::f64::consts::PI;
 /// The kernel is zero from here on.
 pub(crate) const SUPPORT: f64 = 3.0;
 
-/// `sinc(x) * sinc(x / 3)` (Duchon, "Lanczos Filtering in One and Two Dimensions", 1979), to within 1e-8.
+/// What stands for the zeros at 1 and 2, far below what a coefficient can hold. The library leaves zeros at the ends of a pixel's coefficients
+/// out, and takes the first and the last pixel's for those that reach furthest. Where one of these met its zero exactly and its neighbour,
+/// by a rounding, did not, the neighbour would read beyond the row.
+const NEARLY_ZERO: f64 = 1e-30;
+
+/// `sinc(x) * sinc(x / 3)` (Duchon, "Lanczos Filtering in One and Two Dimensions", 1979), to within 1e-8; 0 outside its support only.
 pub(crate) fn lanczos3(x: f64) -> f64 {
     let x = x.abs();
     if x >= SUPPORT {
@@ -14,7 +19,8 @@ pub(crate) fn lanczos3(x: f64) -> f64 {
     } else if x < 1e-6 {
         1.0
     } else {
-        SUPPORT * sin_pi(x) * sin_pi(x / SUPPORT) / (PI * PI * x * x)
+        let weight = SUPPORT * sin_pi(x) * sin_pi(x / SUPPORT) / (PI * PI * x * x);
+        if weight == 0.0 { NEARLY_ZERO } else { weight }
     }
 }
 
@@ -38,6 +44,14 @@ mod tests {
             let x = f64::from(step) / 1000.0;
             let exact = if x.abs() < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 };
             assert!((lanczos3(x) - exact).abs() < 1e-8, "{x}: {} for {exact}", lanczos3(x));
+        }
+    }
+
+    #[test]
+    fn the_kernel_has_no_zero_inside_its_support() {
+        for step in -2999..=2999 {
+            let x = f64::from(step) / 1000.0;
+            assert!(lanczos3(x) != 0.0, "{x}");
         }
     }
 }

@@ -211,4 +211,22 @@ mod tests {
             }
         }
     }
+
+    /// The library counts on the first and the last pixel to reach furthest. With a kernel that is exactly zero at 1 and 2 the first of these
+    /// two pixels reached one further than the second, and read beyond the row.
+    #[test]
+    fn rectangles_between_pixels_stay_inside_their_rows() {
+        let mut resampler = Resampler::new();
+        for (width, from) in [(17_u32, 0.75), (18, 1.75), (19, 2.75)] {
+            let height = 9;
+            let samples = vec![200_u8; (width * height) as usize];
+            let source = Source { samples: &samples, stride: width, rows: height, width, height };
+            let mut out = vec![0; 8];
+            let destination = Destination { samples: &mut out, stride: 2, rows: 4 };
+            let column = Segment { to: 0, to_len: 2, from, from_len: 12.6 };
+            let row = Segment { to: 0, to_len: 4, from: 0.0, from_len: f64::from(height) };
+            resampler.resample(1, source, destination, column, row).unwrap();
+            assert_eq!(out, [200; 8]);
+        }
+    }
 }
