@@ -121,7 +121,7 @@ impl Pool {
 
     /// A pool of at most `places` processes (1 or more), each started when it is first needed, and replaced when it is lost.
     pub fn processes(settings: Settings, places: usize, limits: Limits, isolation: Isolation) -> Self {
-        let children = Children::new(&settings, places, limits.decode, isolation);
+        let children = Children::new(&settings, limits.decode, isolation);
         Self::new(Places::Children(children), places, settings, limits)
     }
 
@@ -182,8 +182,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    use crate::runtime::ONE_PIXEL;
 
     #[tokio::test]
     async fn an_image_waits_so_long_for_its_place_and_its_memory() {
@@ -192,11 +191,11 @@ mod tests {
         for bound in [&pool.seats, &pool.memory] {
             let all = u32::try_from(bound.available_permits()).unwrap();
             let held = bound.clone().acquire_many_owned(all).await.unwrap();
-            assert!(matches!(pool.process(Bytes::from_static(GIF)).await, Err(PoolError::Busy)));
+            assert!(matches!(pool.process(Bytes::from_static(ONE_PIXEL)).await, Err(PoolError::Busy)));
             drop(held);
         }
         // Long enough for a busy machine: what is tested is that nothing is held any more.
         let pool = Pool { wait: Duration::from_secs(60), ..pool };
-        pool.process(Bytes::from_static(GIF)).await.unwrap();
+        pool.process(Bytes::from_static(ONE_PIXEL)).await.unwrap();
     }
 }

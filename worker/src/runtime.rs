@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 /// In-flight image jobs for each pixel thread: while one is worked on, another is fetched or stored.
 const IN_FLIGHT_PER_THREAD: usize = 2;
-/// A GIF.
-const ONE_PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+/// The smallest picture: a GIF.
+pub(crate) const ONE_PIXEL: &[u8] =
+    b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 /// After the grace period the queue takes its jobs back; that needs a moment.
 const HAND_BACK: Duration = Duration::from_secs(5);
 

@@ -94,18 +94,14 @@ impl Session {
     }
 }
 
-/// Whether the event's time is not over.
-pub(crate) fn is_current(event: &Parsed<'_>, now_ms: u64) -> bool {
-    event.expires_at_ms().is_none_or(|end| end > now_ms)
-}
-
 /// The event's frame, unless its time is over or the connection does not want it.
-fn frame_of(
+pub(crate) fn frame_of(
     publication: &Publication,
     encoding: Encoding,
     now_ms: u64,
     wanted: &mut impl FnMut(&Parsed<'_>) -> bool,
 ) -> Option<Frame> {
     let parsed = Parsed::new(publication);
-    if is_current(&parsed, now_ms) && wanted(&parsed) { parsed.encode(encoding) } else { None }
+    let is_current = parsed.expires_at_ms().is_none_or(|end| end > now_ms);
+    if is_current && wanted(&parsed) { parsed.encode(encoding) } else { None }
 }

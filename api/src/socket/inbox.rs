@@ -7,11 +7,9 @@ use super::{
     SocketContext,
     channels::Joined,
     close::Close,
-    delivery::PAGE,
     encode::{Encoding, Form, Kind, Parsed},
     fields::Fields,
     messages::ErrorCode,
-    resume::before,
     session::{Session, unavailable},
 };
 use oneiro_events::{ChannelName, Position};
@@ -167,16 +165,8 @@ impl Session {
         mut since: Position,
         is_resuming: bool,
     ) -> Result<Position, Close> {
-        let broker = &self.ctx.broker;
         loop {
-            let mut page = broker.history(channel, Some(&since), PAGE).await.map_err(|error| unavailable(&error))?;
-            if !page.is_complete {
-                // The oldest are gone; what is left is still wanted.
-                page = broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
-                if is_resuming {
-                    self.send_resume_failed(channel, &before(&page));
-                }
-            }
+            let page = self.page_of_what_is_left(channel, &since, is_resuming).await?;
             let sent = self.send_publications(&page.publications, encoding, waits_for_users).await;
             metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);
             match page.publications.last().and_then(|last| last.position.clone()) {

@@ -101,7 +101,15 @@ impl Records {
     fn put(&self, channel: &'static str, record: impl FnOnce() -> String) -> bool {
         let budget = &self.budgets[usize::from(channel == SESSIONS)];
         let has_room = self.per_second > 0 && budget.lock().take(self.per_second, self.per_second, Instant::now());
-        let is_taken = has_room && self.queue.try_send((channel, record())).is_ok();
+        if !has_room {
+            self.dropped.increment(1);
+            return false;
+        }
+        self.enqueue(channel, record())
+    }
+
+    fn enqueue(&self, channel: &'static str, record: String) -> bool {
+        let is_taken = self.queue.try_send((channel, record)).is_ok();
         if !is_taken {
             self.dropped.increment(1);
         }
@@ -118,10 +126,7 @@ impl Records {
     pub(crate) fn session_closed(&self, record: SessionRecord, auth_exp: i64, close: Option<&Close>, traffic: Traffic) {
         // Whatever else goes on: without its end, a session would be listed as open for as long as this process lives. There are no
         // more ends than beginnings, which were counted.
-        let record = record.closed(auth_exp, close, traffic).to_string();
-        if self.queue.try_send((SESSIONS, record)).is_err() {
-            self.dropped.increment(1);
-        }
+        self.enqueue(SESSIONS, record.closed(auth_exp, close, traffic).to_string());
     }
 
     /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept, nor of what holds one by a client's mistake.

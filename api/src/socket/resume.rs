@@ -3,8 +3,8 @@
 use super::{
     channels::{Joined, form_of},
     close::Close,
-    delivery::{PAGE, is_current},
-    encode::{Encoding, Parsed, position_members},
+    delivery::{PAGE, frame_of},
+    encode::{Encoding, position_members},
     fields::{Fields, ObjectWriter, extend_object},
     messages::ErrorCode,
     outbox::Origin,
@@ -102,14 +102,10 @@ impl Session {
         until: Option<&Position>,
         encoding: Encoding,
     ) -> Result<Option<(u64, Position)>, Close> {
-        let read = async |since: &Position| {
-            let page = self.ctx.broker.history(channel, Some(since), PAGE).await;
-            page.map_err(|error| unavailable(&error))
-        };
         let outcome = |outcome: &'static str| {
             metrics::counter!("oneiro_ws_resumes_total", "outcome" => outcome).increment(1);
         };
-        let mut page = read(since).await?;
+        let mut page = self.page(channel, since).await?;
         if !page.is_complete {
             outcome("failed");
             return Ok(None);
@@ -126,15 +122,36 @@ impl Session {
             if last.offset >= end.offset {
                 break;
             }
-            page = read(&last).await?;
+            page = self.page_of_what_is_left(channel, &last, true).await?;
             if !page.is_complete {
-                // Trimmed while the client took what came before: said where that was, and what is left goes on.
+                // Trimmed while the client took what came before.
                 outcome("failed");
-                page = self.ctx.broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
-                self.send_resume_failed(channel, &before(&page));
             }
         }
         Ok(Some((sent, end)))
+    }
+
+    async fn page(&self, channel: &ChannelName, since: &Position) -> Result<History, Close> {
+        self.ctx.broker.history(channel, Some(since), PAGE).await.map_err(|error| unavailable(&error))
+    }
+
+    /// What a channel stored after `since`, one page of it. Where it is not complete, some of it is gone: then what is left, behind
+    /// `resume_failed` if that is to be told.
+    pub(crate) async fn page_of_what_is_left(
+        &self,
+        channel: &ChannelName,
+        since: &Position,
+        is_told: bool,
+    ) -> Result<History, Close> {
+        let page = self.page(channel, since).await?;
+        if page.is_complete {
+            return Ok(page);
+        }
+        let left = self.ctx.broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
+        if is_told {
+            self.send_resume_failed(channel, &before(&left));
+        }
+        Ok(History { is_complete: false, ..left })
     }
 
     async fn end_of(&self, channel: &ChannelName) -> Result<Position, Close> {
@@ -175,9 +192,7 @@ impl Session {
         let encoding = Encoding { form, with_position: false, with_progress: self.options.with_progress };
         let now = clock::unix_millis();
         let text = |publication: &Publication| {
-            let parsed = Parsed::new(publication);
-            let is_wanted = is_current(&parsed, now) && self.is_for_me(&parsed);
-            let frame = is_wanted.then(|| parsed.encode(encoding)).flatten()?;
+            let frame = frame_of(publication, encoding, now, &mut |event| self.is_for_me(event))?;
             let position = publication.position.clone()?;
             let members = position_members(&Origin { channel: channel.clone(), position });
             String::from_utf8(extend_object(&frame.json(), &members)).ok()
@@ -204,7 +219,7 @@ impl Session {
 }
 
 /// The place in front of a page's first event.
-pub(crate) fn before(page: &History) -> Position {
+fn before(page: &History) -> Position {
     let first = page.publications.first().and_then(|first| first.position.as_ref());
     let offset = first.map_or(page.position.offset, |first| first.offset - 1);
     Position { epoch: page.position.epoch.clone(), offset }

@@ -8,8 +8,8 @@ use super::{
     channels::{SHARED, user_channel},
     close::Close,
     conn::Conn,
-    delivery::is_current,
-    encode::{Encoding, Form, Parsed},
+    delivery::frame_of,
+    encode::{Encoding, Form},
     handshake::{self, Caller},
     http,
     hub::Membership,
@@ -204,8 +204,7 @@ impl Stream {
         }
         let now = clock::unix_millis();
         for event in &history.publications {
-            let parsed = Parsed::new(event);
-            if let Some(frame) = is_current(&parsed, now).then(|| parsed.encode(behind.encoding)).flatten() {
+            if let Some(frame) = frame_of(event, behind.encoding, now, &mut |_| true) {
                 self.write(&frame, out);
             }
         }

@@ -3,7 +3,6 @@
 use crate::{
     client::Client,
     node::{Node, node, settings, token},
-    presence::eventually,
     redis::Redis,
 };
 use oneiro_core::{
@@ -18,12 +17,6 @@ fn notifications(user: u64) -> String {
 
 fn edited(n: u64) -> Value {
     json!({ "type": "edited", "channel": "post_1", "data": { "n": n } })
-}
-
-async fn gone(node: &Node, mut client: Client) {
-    client.stream.close(None).await.unwrap();
-    client.closed().await;
-    eventually(async || node.ctx.connection_count() == 0).await;
 }
 
 #[tokio::test]
@@ -42,13 +35,13 @@ async fn an_acknowledgement_of_another_channel_leaves_the_inbox_unread() {
     client.expect("notification").await;
     client.send(json!({ "type": "ack", "channel": "post_1", "seq": 3 })).await;
     client.expect_nothing_more().await;
-    gone(&node, client).await;
+    node.leave(client).await;
     let mut again = node.connect(&path).await;
     assert_eq!(again.expect("notification").await["data"]["title"], "unread");
     // By its own name, or without one, it is read.
     again.send(json!({ "type": "ack", "channel": "user_1", "seq": 1 })).await;
     again.expect_nothing_more().await;
-    gone(&node, again).await;
+    node.leave(again).await;
     node.connect(&path).await.expect_nothing_more().await;
 }
 
@@ -87,7 +80,7 @@ async fn since_is_honoured_for_channels_that_the_connection_came_with() {
     let mut client = node.connect(&notifications(1)).await;
     client.send(json!({ "type": "subscribe", "channels": ["alerts"], "since": {} })).await;
     let since = client.expect("subscription_success").await["positions"].clone();
-    gone(&node, client).await;
+    node.leave(client).await;
     node.publish(json!({ "type": "alert", "data": { "level": "warning", "content": "missed" } })).await;
     let mut client = node.connect(&notifications(1)).await;
     client.send(json!({ "type": "subscribe", "channels": ["alerts"], "since": since })).await;

@@ -108,6 +108,14 @@ impl Node {
     pub(crate) async fn connect(&self, path: &str) -> Client {
         Client::connect(self.addr, path, &[]).await.unwrap()
     }
+
+    /// Closes a connection, the only one, and sees the process notice.
+    pub(crate) async fn leave(&self, mut client: Client) {
+        client.stream.close(None).await.unwrap();
+        client.closed().await;
+        drop(client);
+        crate::presence::eventually(async || self.ctx.connection_count() == 0).await;
+    }
 }
 
 impl Node {

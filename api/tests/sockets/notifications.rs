@@ -97,10 +97,7 @@ async fn what_comes_while_a_user_is_away_waits() {
         );
     }
     client.expect_nothing_more().await;
-    client.stream.close(None).await.unwrap();
-    client.closed().await;
-    drop(client);
-    crate::presence::eventually(async || node.ctx.connection_count() == 0).await;
+    node.leave(client).await;
     let mut again = node.connect(&path(1)).await;
     again.expect_nothing_more().await;
 }
@@ -117,9 +114,7 @@ async fn unacknowledged_events_come_again() {
     }
     client.send(json!({ "type": "ack", "seq": 2 })).await;
     client.expect_nothing_more().await;
-    client.stream.close(None).await.unwrap();
-    client.closed().await;
-    crate::presence::eventually(async || node.ctx.connection_count() == 0).await;
+    node.leave(client).await;
     let mut again = node.connect(&path).await;
     assert_eq!(again.expect("notification").await["seq"], 3);
     again.expect_nothing_more().await;
@@ -188,9 +183,7 @@ async fn waiting(node: &Node) -> Vec<u64> {
         }
         ids.push(frame["data"]["id"].as_str().unwrap().parse().unwrap());
     }
-    client.stream.close(None).await.unwrap();
-    client.closed().await;
-    crate::presence::eventually(async || node.ctx.connection_count() == 0).await;
+    node.leave(client).await;
     ready(node, &path(1)).await;
     ids
 }

@@ -14,7 +14,6 @@ use std::{io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::Semaphore,
     time::timeout,
 };
 
@@ -32,12 +31,11 @@ pub(super) struct Children {
     /// As the child reads it.
     setup: Vec<u8>,
     decode: Duration,
-    places: Semaphore,
     idle: Mutex<Vec<Place>>,
 }
 
 impl Children {
-    pub(super) fn new(settings: &Settings, places: usize, decode: Duration, isolation: Isolation) -> Self {
+    pub(super) fn new(settings: &Settings, decode: Duration, isolation: Isolation) -> Self {
         let watermark = settings.watermark.as_ref().and_then(|watermark| watermark.image.clone());
         let json = serde_json::to_vec(&Setup {
             settings: settings.clone(),
@@ -50,13 +48,12 @@ impl Children {
         let mut setup = (json.len() as u32).to_le_bytes().to_vec();
         setup.extend(json);
         setup.extend(watermark.as_deref().unwrap_or_default());
-        Self { isolation, setup, decode, places: Semaphore::new(places), idle: Mutex::default() }
+        Self { isolation, setup, decode, idle: Mutex::default() }
     }
 
     /// # Cancel safety
     /// Dropped, the child is killed: it would go on with an image that nobody waits for.
     pub(super) async fn process(&self, bytes: &[u8]) -> Result<Processed, PoolError> {
-        let _place = self.places.acquire().await.map_err(|_| PoolError::Closed)?;
         let mut place = match self.take_idle() {
             Some(place) => place,
             None => self.start().await?,

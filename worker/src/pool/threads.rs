@@ -125,12 +125,11 @@ pub(super) fn deadline(limit: Duration) -> impl FnMut(Stage) -> ControlFlow<Stop
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    use crate::runtime::ONE_PIXEL;
 
     fn code(is_unwanted: bool, decode: Duration) -> Option<&'static str> {
         let mut processor = Processor::new(Settings::default());
-        match carry_out(&mut processor, GIF, &AtomicBool::new(is_unwanted), decode) {
+        match carry_out(&mut processor, ONE_PIXEL, &AtomicBool::new(is_unwanted), decode) {
             Ok(_) => None,
             Err(PoolError::Pipeline(error)) => Some(error.code()),
             Err(other) => panic!("{other}"),

@@ -18,9 +18,9 @@ end
 local function append(meta, stream, channel, epoch, payload, history_len, history_ms)
   local offset = string.format('%d', redis.call('HINCRBY', meta, 'o', 1))
   redis.call('XADD', stream, 'MAXLEN', '~', history_len, offset .. '-0', 'd', payload)
-  -- Never sooner than an earlier event, which may be kept longer than most, has it.
-  if redis.call('PTTL', stream) < tonumber(history_ms) then
-    redis.call('PEXPIRE', stream, history_ms)
+  -- Never sooner than an earlier event, which may be kept longer than most, has it. The first event finds no time set, which counts as for ever.
+  if redis.call('PEXPIRE', stream, history_ms, 'GT') == 0 then
+    redis.call('PEXPIRE', stream, history_ms, 'NX')
   end
   redis.call(PUBLISH, channel, '#' .. epoch .. ':' .. offset .. '\n' .. payload)
   return offset

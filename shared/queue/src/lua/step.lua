@@ -37,14 +37,13 @@ for _ = 1, tonumber(ARGV[13]) do
       local z = {}
       for k = 1, #ids do z[2 * k - 1] = now_text z[2 * k] = ids[k] end
       call('ZADD', DONE, unpack(z))
-      if traces then forget_extras(ids) end
       trim(DONE, now, keep_ms, keep_n, 500)
     else
       call('HDEL', JOBS, unpack(ids))
-      if traces then forget_extras(ids) end
     end
     completed(#ids, now)
     if traces then
+      forget_extras(ids)
       uncount(ids)
       notify(ids, 'c')
     end
