@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Dreams looked at in one round; each is put off by the look, so the next round takes the next ones.
 const ROUND: i64 = 200;
-/// Uploads may take as long as `http.request_timeout_seconds`; what has no record by then never gets one.
+/// Uploads may take as long as `http.request_timeout_seconds`, half of this at most; what no record names by then never gets one.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 /// Sweeps until `stop`. Of all worker processes one does each round.
@@ -171,10 +171,17 @@ async fn settle(shared: &Shared, dream: &Dream, image: &Image, code: &str, detai
     Ok(())
 }
 
-/// An upload that was cut off before its record was written: nobody was told that it exists.
+/// An upload that was cut off before a record named its originals: nobody was told that they exist.
 async fn remove_abandoned(shared: &Shared, id: DreamId) -> Result<(), AnyError> {
-    if shared.dreams.load(id).await?.is_none() {
-        let removed = shared.storage.delete_prefix(&format!("originals/{id}")).await?;
+    let folder = format!("originals/{id}");
+    let removed = match shared.dreams.load(id).await? {
+        None => shared.storage.delete_prefix(&folder).await?,
+        Some(dream) => {
+            let is_named = |key: &str| dream.images.iter().any(|image| image.original.key == key);
+            shared.storage.delete_older(&folder, ABANDONED_AFTER, is_named).await?
+        }
+    };
+    if removed > 0 {
         tracing::info!(dream.id = id.get(), removed, "originals of an upload that never finished were removed");
     }
     Ok(shared.dreams.end_upload(id).await?)

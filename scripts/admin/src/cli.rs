@@ -74,7 +74,7 @@ pub(crate) enum JobsCommand {
     Retry(BulkArgs),
     /// Cancel jobs, waiting or running: by id, or all of a state.
     Cancel(BulkArgs),
-    /// Remove jobs and all that is known of them: by id, or all dead ones.
+    /// Remove jobs that have ended and all that is known of them: by id, or all dead ones.
     Delete(BulkArgs),
 }
 

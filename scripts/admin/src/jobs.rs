@@ -247,8 +247,12 @@ async fn apply(queue: &Queue, action: Action, id: JobId) -> Result<Outcome, Queu
     let (changed, detail) = match action {
         Action::Retry if queue.retry(&id).await? => (true, action.done()),
         Action::Retry => (false, "is waiting or running already"),
-        Action::Delete if queue.delete(&id).await? => (true, action.done()),
-        Action::Delete => (false, "is running; cancel it first"),
+        // Something waits for a job that has not ended: an image's would be enqueued again by the sweep, as one that got lost.
+        Action::Delete => match queue.job(&id).await? {
+            None => (false, "is gone"),
+            Some(job) if job.state.is_final() && queue.delete(&id).await? => (true, action.done()),
+            Some(_) => (false, "has not ended; cancel it first"),
+        },
         Action::Cancel => match queue.cancel(&id).await? {
             CancelOutcome::Cancelled => (true, action.done()),
             CancelOutcome::Requested => (true, "is running; its worker was told to end it"),

@@ -53,6 +53,9 @@ async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -
     assert_eq!(json(&oneiro, &["jobs", "show", &ids[0]]).await?["state"], "cancelled");
     text(&oneiro, &["jobs", "retry", &ids[0]]).await?;
     assert_eq!(json(&oneiro, &["jobs", "show", &ids[0]]).await?["state"], "available");
+    let (code, out, _) = oneiro.cli(&["jobs", "delete", &ids[1]]).await?;
+    assert!(code == 1 && out.contains("cancel it first"), "a job that something waits for stays: {code} {out}");
+    text(&oneiro, &["jobs", "cancel", &ids[1]]).await?;
     text(&oneiro, &["jobs", "delete", &ids[1]]).await?;
     assert_eq!(json(&oneiro, &["jobs", "list", "--state", "available"]).await?.as_array().map(Vec::len), Some(1));
 

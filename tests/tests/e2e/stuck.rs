@@ -1,9 +1,14 @@
 //! Dreams whose jobs are gone for good: their users are told, and can go on.
 
 use anyhow::{Context, Result, ensure};
-use fred::interfaces::{HashesInterface, KeysInterface};
+use fred::interfaces::{HashesInterface, KeysInterface, SortedSetsInterface};
 use oneiro_tests::{Form, Oneiro, Tier, User, eventually, photo};
 use serde_json::{Value, json};
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// An installation without workers whose workers look for what is stuck as often as can be.
 async fn sweeping() -> Result<Oneiro> {
@@ -22,6 +27,11 @@ async fn cancel_all(oneiro: &Oneiro, kind: &str) -> Result<usize> {
         ensure!(code == 0, "{out}{errors}");
     }
     Ok(of_kind.len())
+}
+
+/// The number of files in the object store that are originals of a dream.
+fn originals(oneiro: &Oneiro, dream: u64) -> usize {
+    std::fs::read_dir(oneiro.storage().join(format!("originals/{dream}"))).map_or(0, Iterator::count)
 }
 
 async fn one_image(ada: &User, title: &str) -> Result<u64> {
@@ -88,4 +98,39 @@ async fn a_record_that_cannot_be_read_keeps_no_other_dream_waiting() -> Result<(
         Ok(log.contains("a stuck dream could not be helped").then_some(()))
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn originals_of_images_that_were_never_added_are_removed() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    let id = one_image(&ada, "Grows").await?;
+    let mut form = format!(
+        "POST /api/dreams/{id}/images/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: 1000000\r\n\r\n",
+        ada.token()
+    )
+    .into_bytes();
+    for n in 1..=2 {
+        let head =
+            format!("--XX\r\nContent-Disposition: form-data; name=\"imageFile_{n}\"; filename=\"a.jpg\"\r\n\r\n");
+        form.extend([head.as_bytes(), &photo::jpeg(64, 48, n)?, b"\r\n"].concat());
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
+    stream.write_all(&form).await?;
+    eventually("the first new image is stored", async || Ok((originals(&oneiro, id) >= 2).then_some(()))).await?;
+    oneiro.api()?.kill().await?;
+    oneiro.start_api()?;
+    oneiro.ready().await?;
+    // Two hours pass.
+    let past = SystemTime::now() - Duration::from_secs(7200);
+    for file in std::fs::read_dir(oneiro.storage().join(format!("originals/{id}")))? {
+        File::options().write(true).open(file?.path())?.set_modified(past)?;
+    }
+    let redis = oneiro.redis_client().await?;
+    let _: () = redis.zadd("oneiro:dreams:uploading", None, None, false, false, (1.0, id)).await?;
+    oneiro.start_worker()?;
+    eventually("the dream's own is left", async || Ok((originals(&oneiro, id) == 1).then_some(()))).await?;
+    ada.settled(id, "completed").await?;
+    Ok(())
 }

@@ -25,6 +25,7 @@ pub(crate) async fn add_images(
     let _place = state.admit_upload(&claims)?;
     state.count_call(&claims).await?;
     let dream = own_dream(&state, &claims, &id).await?;
+    state.dreams.begin_addition(dream.id).await?;
     let form =
         tokio::time::timeout(state.config.http.request_timeout(), receive(&state, request, body, dream.id, false));
     let received = form.await.map_err(|_| ApiError::timeout())??;

@@ -5,7 +5,7 @@
 //! | the document of channel `dream_images_{id}` | see `oneiro_events` | the record as JSON | until deleted, then a tombstone for `dreams.tombstone_seconds` |
 //! | `{prefix}:user:{user}:dreams` | sorted set, score = id | the user's dreams | with the dreams |
 //! | `{prefix}:dreams:unsettled` | sorted set, score = ms of the last move | dreams that a sweep has to look at if nothing moves | until settled |
-//! | `{prefix}:dreams:uploading` | sorted set, score = ms of the start | ids whose record is yet to come | until the record is written |
+//! | `{prefix}:dreams:uploading` | sorted set, score = ms of the start | dreams that originals are stored for before their record names them | until a new record is written; else until the sweep has looked |
 //! | `{prefix}:dream_id`, `{prefix}:image_id` | counter | the last id given | for ever |
 //!
 //! A crash between two of these writes leaves nothing stuck: an id is in `uploading` while its originals are stored, the dream enters
@@ -108,6 +108,15 @@ impl DreamStore {
         let id = DreamId::new(id).expect("a counter does not reach 2^53");
         self.note(&self.uploading_key(), id).await?;
         Ok(id)
+    }
+
+    /// Notes that originals are stored for a dream whose record does not name them yet, so that they are swept up should it never do so.
+    /// Nobody ends it but the sweep: another addition to the same dream may be under way.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn begin_addition(&self, id: DreamId) -> Result<(), StoreError> {
+        self.note(&self.uploading_key(), id).await
     }
 
     /// Ends what [`DreamStore::begin`] began: the record is written, or nothing of the upload is left.

@@ -4,10 +4,15 @@ use crate::config::StorageConfig;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
+    Attribute, Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
     buffered::BufWriter, local::LocalFileSystem, memory::InMemory, path::Path, prefix::PrefixStore,
 };
-use std::{io::ErrorKind, path::PathBuf, sync::Arc};
+use std::{
+    io::ErrorKind,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 mod location;
 mod upload;
@@ -222,6 +227,33 @@ impl Storage {
         Ok(deleted)
     }
 
+    /// Deletes the objects below a prefix that were last written more than `age` ago and that `is_kept` does not want, and says how many.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] at the first object that resists.
+    pub async fn delete_older(
+        &self,
+        prefix: &str,
+        age: Duration,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<u64, StorageError> {
+        let path = parse_key(prefix)?;
+        let now = SystemTime::now();
+        let is_old = |meta: &ObjectMeta| now.duration_since(meta.last_modified.into()).is_ok_and(|past| past > age);
+        let keys: Vec<Path> = self
+            .store
+            .list(Some(&path))
+            .try_filter(|meta| std::future::ready(is_old(meta) && !is_kept(meta.location.as_ref())))
+            .map_ok(|meta| meta.location)
+            .try_collect()
+            .await
+            .map_err(|error| failed(prefix, error))?;
+        for key in &keys {
+            self.delete(key.as_ref()).await?;
+        }
+        Ok(keys.len() as u64)
+    }
+
     /// What a killed process was writing below a prefix of the local folder: files that no listing shows, under names of their own.
     async fn delete_leftovers(&self, prefix: &Path) -> std::io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
@@ -313,6 +345,24 @@ mod tests {
         assert!(storage.read("media/1-ab/x/small.jpg", 10).await.is_ok());
         storage.delete("media/1-ab/x/small.jpg").await.unwrap();
         storage.delete("media/1-ab/x/small.jpg").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_what_is_old_and_not_wanted_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        for key in ["originals/1/2-a", "originals/1/3-b", "originals/1/4-c", "originals/12/5-d"] {
+            storage.put_variant(key, Bytes::from_static(b"x"), "image/jpeg").await.unwrap();
+        }
+        for key in ["originals/1/2-a", "originals/1/3-b", "originals/12/5-d"] {
+            let file = std::fs::File::options().write(true).open(dir.path().join(key)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+        }
+        let hour = Duration::from_secs(3600);
+        assert_eq!(storage.delete_older("originals/1", hour, |key| key == "originals/1/2-a").await.unwrap(), 1);
+        for (key, is_there) in [("1/2-a", true), ("1/3-b", false), ("1/4-c", true), ("12/5-d", true)] {
+            assert_eq!(storage.read(&format!("originals/{key}"), 10).await.is_ok(), is_there, "{key}");
+        }
     }
 
     #[tokio::test]
