@@ -95,6 +95,7 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     };
     let limits =
         Limits { head: config.http.header_timeout(), idle: IDLE_LIMIT, connections: config.http.max_connections };
+    let client = if role == Role::Ws { None } else { Some(client) };
     let state =
         Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
     let app = app(role, &state, sockets.as_ref());

@@ -35,8 +35,8 @@ pub struct AppState {
     pub queues: Queues,
     /// Originals and variants.
     pub storage: Storage,
-    /// The Redis connection, for readiness.
-    pub redis: fred::clients::Client,
+    /// The Redis connection of records and jobs, for readiness. `None` where only sockets are served: they have their own.
+    pub redis: Option<fred::clients::Client>,
     /// What `/metrics` renders.
     pub metrics: Option<PrometheusHandle>,
     /// The socket tier, where this process runs one, for readiness.
@@ -57,7 +57,7 @@ impl AppState {
         dreams: DreamStore,
         queues: Queues,
         storage: Storage,
-        redis: fred::clients::Client,
+        redis: Option<fred::clients::Client>,
         metrics: Option<PrometheusHandle>,
         sockets: Option<Arc<SocketContext>>,
     ) -> Self {

@@ -20,7 +20,13 @@ pub(super) fn alive() -> Json<serde_json::Value> {
 /// The process can do its work: Redis answers, the storage takes objects, and it is not about to end.
 #[handler]
 pub(super) async fn ready(state: Data<&Arc<AppState>>) -> Response {
-    let redis = oneiro_core::redis::answers(&state.redis, PROBE_LIMIT);
+    let redis = async {
+        match (&state.redis, &state.sockets) {
+            (Some(redis), _) => oneiro_core::redis::answers(redis, PROBE_LIMIT).await,
+            (None, Some(sockets)) => sockets.redis_answers(PROBE_LIMIT).await,
+            (None, None) => true,
+        }
+    };
     let storage = state.storage_answers(PROBE_LIMIT);
     let (redis, storage) = tokio::join!(redis, storage);
     let sockets = state.sockets.as_ref().is_none_or(|sockets| sockets.is_healthy());

@@ -13,10 +13,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::OnceCell;
+
+/// Between two attempts at a channel whose shard is away.
+const ATTACH_PAUSE: Duration = Duration::from_millis(500);
 
 struct Member {
     conn: Arc<Conn>,
@@ -33,6 +37,8 @@ struct Topic {
     /// miss each other.
     references: AtomicUsize,
     attached: OnceCell<Attachment>,
+    /// Whether a task attaches it as soon as the channel's shard is back.
+    attaches_later: AtomicBool,
     state: Mutex<TopicState>,
 }
 
@@ -121,6 +127,44 @@ struct Prepared<'a> {
 }
 
 impl Topic {
+    async fn attach(self: &Arc<Self>) -> Result<(), EventError> {
+        self.attached
+            .get_or_try_init(|| async {
+                let listener = Arc::new(TopicListener(Arc::downgrade(self)));
+                let (attachment, position) = self.hub.subscriptions.attach(&self.channel, listener).await?;
+                let mut state = self.state.lock();
+                // Events may have been dispatched since; they are later than where the attachment began.
+                if state.last.is_origin() {
+                    state.last = position;
+                }
+                Ok::<_, EventError>(attachment)
+            })
+            .await
+            .map(|_| ())
+    }
+
+    fn attach_later(self: &Arc<Self>) {
+        if self.attaches_later.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let topic = Arc::downgrade(self);
+        tokio::spawn(async move {
+            // Until nobody is in it any more.
+            while let Some(topic) = topic.upgrade() {
+                if topic.attach().await.is_ok() {
+                    return topic.attaches_later.store(false, Ordering::Relaxed);
+                }
+                drop(topic);
+                tokio::time::sleep(ATTACH_PAUSE).await;
+            }
+        });
+    }
+
+    fn put(&self, member: Member) -> (u32, Position) {
+        let mut state = self.state.lock();
+        (state.members.put(member), state.last.clone())
+    }
+
     fn dispatch(&self, events: &[Event]) {
         let mut state = self.state.lock();
         let mut deliveries = 0_u64;
@@ -228,24 +272,33 @@ impl Hub {
         let topic = self.topic(channel);
         // From here on dropping the membership gives the reference back, also when the attempt fails or is cancelled.
         let mut membership = Membership { topic: topic.clone(), place: None };
-        topic
-            .attached
-            .get_or_try_init(|| async {
-                let listener = Arc::new(TopicListener(Arc::downgrade(&topic)));
-                let (attachment, position) = self.0.subscriptions.attach(channel, listener).await?;
-                let mut state = topic.state.lock();
-                // Events may have been dispatched since; they are later than where the attachment began.
-                if state.last.is_origin() {
-                    state.last = position;
-                }
-                Ok::<_, EventError>(attachment)
-            })
-            .await?;
-        let mut state = topic.state.lock();
-        membership.place = Some(state.members.put(Member { conn: conn.clone(), encoding, sent: None }));
-        let last = state.last.clone();
-        drop(state);
+        topic.attach().await?;
+        let (place, last) = topic.put(Member { conn: conn.clone(), encoding, sent: None });
+        membership.place = Some(place);
         Ok((membership, last))
+    }
+
+    /// [`Hub::join`], live from now on. Where the channel's shard of a cluster is away, from when that is back: then nobody can publish on it
+    /// either, and a connection that has other channels can do without this one so long.
+    ///
+    /// # Errors
+    /// As [`Subscriptions::attach`].
+    pub(crate) async fn join_live(
+        &self,
+        channel: &ChannelName,
+        conn: &Arc<Conn>,
+        encoding: Encoding,
+    ) -> Result<(Membership, Position), EventError> {
+        let topic = self.topic(channel);
+        let mut membership = Membership { topic: topic.clone(), place: None };
+        match topic.attach().await {
+            Err(EventError::ShardAway(_)) => topic.attach_later(),
+            outcome => outcome?,
+        }
+        let (place, _) = topic.put(Member { conn: conn.clone(), encoding, sent: None });
+        membership.place = Some(place);
+        let live_from = membership.go_live_now();
+        Ok((membership, live_from))
     }
 
     /// The channel's topic, with one more reference.
@@ -257,6 +310,7 @@ impl Hub {
                 hub: self.0.clone(),
                 references: AtomicUsize::new(0),
                 attached: OnceCell::new(),
+                attaches_later: AtomicBool::new(false),
                 state: Mutex::new(TopicState { members: Places::default(), last: Position::origin() }),
             })
         });

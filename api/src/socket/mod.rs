@@ -160,6 +160,11 @@ impl SocketContext {
         self.hub.is_healthy()
     }
 
+    /// Whether Redis answers within `limit`; in a cluster, whether any shard does: those who need another are told so themselves.
+    pub async fn redis_answers(&self, limit: Duration) -> bool {
+        self.broker.answers(limit).await
+    }
+
     /// How many sockets and event streams are open.
     pub fn connection_count(&self) -> usize {
         self.registry.len()

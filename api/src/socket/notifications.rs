@@ -4,7 +4,7 @@ use super::{
     channels::{Joined, SHARED_NAMES, user_channel},
     close::Close,
     encode::Form,
-    session::Session,
+    session::{Session, unavailable},
 };
 
 impl Session {
@@ -21,8 +21,8 @@ impl Session {
 
     /// Joins a channel that the connection comes with, live from now on.
     pub(crate) async fn join_own(&mut self, channel: &oneiro_events::ChannelName, form: Form) -> Result<(), Close> {
-        let (membership, _) = self.join(channel, form).await?;
-        let live_from = membership.go_live_now();
+        let joined = self.ctx.hub.join_live(channel, &self.conn, self.encoding(form)).await;
+        let (membership, live_from) = joined.map_err(|error| unavailable(&error))?;
         self.memberships.push(Joined { membership, form, live_from, is_own: true });
         Ok(())
     }

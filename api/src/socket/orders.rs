@@ -6,8 +6,10 @@ use oneiro_core::{
     sockets::{Answer, MAX_LISTED, Order, Question, Socket},
 };
 use oneiro_events::{Event, EventError, Subscriptions};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+/// Between two attempts to hear orders.
+const HEAR_PAUSE: Duration = Duration::from_secs(2);
 /// Sockets in one part of an answer: about 30 KiB.
 const PART: usize = 200;
 
@@ -20,6 +22,7 @@ impl SocketContext {
                 Ok(orders) => break orders,
                 Err(error) => tracing::warn!(error = crate::error::report(&error), "orders cannot be heard yet"),
             }
+            tokio::time::sleep(HEAR_PAUSE).await;
         };
         loop {
             let Event::Publication(order) = orders.recv().await else { continue };

@@ -6,7 +6,7 @@ use fred::{
     interfaces::ClientLike,
     types::{
         Builder, RespVersion,
-        config::{Config as FredConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig},
+        config::{Config as FredConfig, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig},
     },
 };
 use std::{
@@ -41,25 +41,58 @@ pub enum ConnectError {
     },
 }
 
-/// A connected client that reconnects for ever. Waits up to the connect timeout for the first connection.
+/// A connected client that reconnects for ever. Waits up to the connect timeout for the first connection. In a cluster whose masters do not all
+/// answer by then it goes on trying, as long as one does: what needs no more than that one can be served.
 ///
 /// # Errors
 /// [`ConnectError`] where the URL is wrong or the server does not answer in time.
 pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
-    let client = builder(config)?.build().map_err(ConnectError::Setup)?;
-    init(config, client).await
+    let mut builder = builder(config)?;
+    let is_clustered = is_clustered(&builder);
+    // The first attempt is then not the last.
+    builder.with_config(|config| config.fail_fast = !is_clustered);
+    let client = builder.build().map_err(ConnectError::Setup)?;
+    match init(config, client.clone()).await {
+        Err(error) if is_clustered && any_node_answers(config, &builder).await => {
+            tracing::warn!(%error, "not every master of the cluster answers; starting without");
+            Ok(client)
+        }
+        outcome => outcome,
+    }
 }
 
-/// The same for subscribing.
+async fn any_node_answers(config: &RedisConfig, builder: &Builder) -> bool {
+    for server in builder.get_config().map(|config| config.server.hosts()).unwrap_or_default() {
+        let mut builder = builder.clone();
+        builder.with_config(|config| {
+            config.server = ServerConfig::Centralized { server };
+            config.fail_fast = true;
+        });
+        let Ok(client) = builder.build() else { continue };
+        if init(config, client.clone()).await.is_ok() {
+            // It has answered; that it may not take its leave changes nothing.
+            let _ = client.quit().await;
+            return true;
+        }
+    }
+    false
+}
+
+fn is_clustered(builder: &Builder) -> bool {
+    builder.get_config().is_some_and(|config| config.server.is_clustered())
+}
+
+/// The same for subscribing. In a cluster it is not connected: subscriptions take its settings for connections of their own, one to each master.
 ///
 /// # Errors
 /// As [`connect`].
 pub async fn connect_subscriber(config: &RedisConfig) -> Result<Client, ConnectError> {
     let mut builder = builder(config)?;
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = SUBSCRIBER_CAPACITY);
-    if builder.get_config().is_some_and(|config| config.server.is_clustered()) {
+    if is_clustered(&builder) {
         // A connection that has subscribed answers other commands only in this version, and a cluster's subscriptions are confirmed by one.
         builder.with_config(|config| config.version = RespVersion::RESP3);
+        return builder.build().map_err(ConnectError::Setup);
     }
     let client = builder.build().map_err(ConnectError::Setup)?;
     init(config, client).await

@@ -1,10 +1,10 @@
 //! Writing to channels and reading them back. Each operation is one atomic step in Redis.
 
-use crate::{ChannelName, Epoch, EventError, Position, Publication, keys, script::Step};
+use crate::{ChannelName, Epoch, EventError, Position, Publication, keys, script::Step, shards::Shards};
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, HashesInterface, PubsubInterface},
+    interfaces::{HashesInterface, PubsubInterface},
     types::Value,
 };
 use std::{sync::Arc, time::Duration};
@@ -109,35 +109,42 @@ struct Steps {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Broker {
-    client: Client,
+    shards: Shards,
     options: Arc<BrokerOptions>,
     steps: Arc<Steps>,
 }
 
 impl Broker {
-    /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end.
+    /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end. Of a clustered one the settings are taken
+    /// for a connection to each master, so that one that is away holds up no other; it serves only channels whose slot is on the move.
     pub fn new(client: Client, options: BrokerOptions) -> Self {
+        let shards = Shards::new(client, ());
         let steps = Steps {
             publish: Step::publishing(
                 concat!(include_str!("lua/channel.lua"), include_str!("lua/publish.lua")),
                 "publish",
-                &client,
+                &shards,
             ),
             commit: Step::publishing(
                 concat!(include_str!("lua/channel.lua"), include_str!("lua/commit.lua")),
                 "commit a document",
-                &client,
+                &shards,
             ),
             history: Step::new(include_str!("lua/history.lua"), "read a channel's history"),
             positions: Step::new(include_str!("lua/positions.lua"), "read positions"),
             advance_cursor: Step::new(include_str!("lua/advance_cursor.lua"), "advance a cursor"),
         };
-        Self { client, options: Arc::new(options), steps: Arc::new(steps) }
+        Self { shards, options: Arc::new(options), steps: Arc::new(steps) }
     }
 
     /// The settings given to [`Broker::new`].
     pub fn options(&self) -> &BrokerOptions {
         &self.options
+    }
+
+    /// Whether Redis answers within `limit`; in a cluster, whether any shard does.
+    pub async fn answers(&self, limit: Duration) -> bool {
+        matches!(tokio::time::timeout(limit, self.shards.any_answers()).await, Ok(true))
     }
 
     /// Appends `payload` to the channel's history and delivers it to every subscriber, in one step.
@@ -169,7 +176,8 @@ impl Broker {
             millis(retention.history_ttl),
             millis(self.options.meta_ttl.max(retention.history_ttl)),
         ];
-        let (epoch, offset): (String, u64) = self.steps.publish.run(&self.client, &self.keys(channel), args).await?;
+        let (epoch, offset): (String, u64) =
+            self.steps.publish.run(&self.shards, channel, &self.keys(channel), args).await?;
         position(&epoch, offset).ok_or(EventError::Corrupt("publish"))
     }
 
@@ -179,13 +187,15 @@ impl Broker {
     /// # Errors
     /// [`EventError::Redis`].
     pub async fn notify(&self, channel: &ChannelName, payload: &[u8]) -> Result<u64, EventError> {
-        let payload = Value::Bytes(Bytes::copy_from_slice(payload));
-        let published = if self.client.is_clustered() {
-            self.client.spublish(channel.as_str(), payload).await
-        } else {
-            self.client.publish(channel.as_str(), payload).await
+        let payload = &Value::Bytes(Bytes::copy_from_slice(payload));
+        let is_sharded = self.shards.is_clustered();
+        let publish = |client: Client| async move {
+            match is_sharded {
+                true => client.spublish(channel.as_str(), payload.clone()).await,
+                false => client.publish(channel.as_str(), payload.clone()).await,
+            }
         };
-        published.map_err(EventError::redis("publish without history"))
+        self.shards.on(channel, "publish without history", publish).await
     }
 
     /// The publications after `since`, oldest first, at most `limit` (1 to [`MAX_HISTORY_PAGE`]). Without `since`: the latest `limit`.
@@ -228,12 +238,7 @@ impl Broker {
     /// # Errors
     /// [`EventError::Redis`], [`EventError::Corrupt`].
     pub async fn snapshot(&self, channel: &ChannelName) -> Result<(Option<Document>, Position), EventError> {
-        let fields = vec!["e", "o", "r", "b"];
-        let reply: Vec<Value> = self
-            .client
-            .hmget(keys::meta(&self.options.key_prefix, channel), fields)
-            .await
-            .map_err(EventError::redis("read a document"))?;
+        let reply = self.read_meta(channel, &["e", "o", "r", "b"], "read a document").await?;
         let [epoch, offset, revision, body] =
             <[Value; 4]>::try_from(reply).map_err(|_| EventError::Corrupt("read a document"))?;
         let position = stored_position(&epoch, &offset)?;
@@ -251,15 +256,22 @@ impl Broker {
     /// # Errors
     /// [`EventError::Redis`], [`EventError::Corrupt`].
     pub async fn position(&self, channel: &ChannelName) -> Result<Position, EventError> {
-        let reply: Vec<Value> = self
-            .client
-            .hmget(keys::meta(&self.options.key_prefix, channel), vec!["e", "o"])
-            .await
-            .map_err(EventError::redis("read a position"))?;
+        let reply = self.read_meta(channel, &["e", "o"], "read a position").await?;
         match reply.as_slice() {
             [epoch, offset] => stored_position(epoch, offset),
             _ => Err(EventError::Corrupt("read a position")),
         }
+    }
+
+    async fn read_meta(
+        &self,
+        channel: &ChannelName,
+        fields: &[&'static str],
+        action: &'static str,
+    ) -> Result<Vec<Value>, EventError> {
+        let key = &keys::meta(&self.options.key_prefix, channel);
+        let read = |client: Client| async move { client.hmget(key, fields.to_vec()).await };
+        self.shards.on(channel, action, read).await
     }
 
     /// The ends of many channels, in their order, in one step: a fraction of what asking for each costs. Not in a cluster, whose shards hold some
@@ -273,7 +285,7 @@ impl Broker {
     ) -> Result<Vec<Result<Position, EventError>>, EventError> {
         const CORRUPT: EventError = EventError::Corrupt("read positions");
         let keys: Vec<String> = channels.iter().map(|channel| keys::meta(&self.options.key_prefix, channel)).collect();
-        let found: Vec<Value> = self.steps.positions.run(&self.client, &keys, Vec::new()).await?;
+        let found: Vec<Value> = self.steps.positions.run_unsharded(self.shards.whole(), &keys, Vec::new()).await?;
         let mut positions: Vec<_> = channels.iter().map(|_| Ok(Position::origin())).collect();
         for place in found.chunks(3) {
             let [number, epoch, offset] = place else { return Err(CORRUPT) };
@@ -309,7 +321,7 @@ impl Broker {
             millis(self.options.meta_ttl.max(self.options.history_ttl)),
             commit.expire_after.map_or_else(|| Value::from("0"), millis),
         ];
-        let reply: Vec<Value> = self.steps.commit.run(&self.client, &self.keys(channel), args).await?;
+        let reply: Vec<Value> = self.steps.commit.run(&self.shards, channel, &self.keys(channel), args).await?;
         let corrupt = || EventError::Corrupt("commit a document");
         match reply.as_slice() {
             [Value::Integer(1), revision, epoch, offset] => {
@@ -330,8 +342,9 @@ impl Broker {
     /// # Errors
     /// [`EventError::Redis`].
     pub async fn cursor(&self, channel: &ChannelName, reader: &str) -> Result<Option<Position>, EventError> {
-        let key = keys::cursors(&self.options.key_prefix, channel);
-        let place: Option<String> = self.client.hget(key, reader).await.map_err(EventError::redis("read a cursor"))?;
+        let key = &keys::cursors(&self.options.key_prefix, channel);
+        let read = |client: Client| async move { client.hget(key, reader).await };
+        let place: Option<String> = self.shards.on(channel, "read a cursor", read).await?;
         Ok(place.and_then(|place| place.parse().ok()))
     }
 
@@ -353,7 +366,7 @@ impl Broker {
             millis(ttl),
         ];
         let keys = [keys::cursors(&self.options.key_prefix, channel)];
-        self.steps.advance_cursor.run::<i64>(&self.client, &keys, args).await?;
+        self.steps.advance_cursor.run::<i64>(&self.shards, channel, &keys, args).await?;
         Ok(())
     }
 
@@ -363,7 +376,7 @@ impl Broker {
             Value::from(first.map_or_else(String::new, |first| first.to_string())),
             Value::from(limit.clamp(1, MAX_HISTORY_PAGE) as i64),
         ];
-        let reply: Vec<Value> = self.steps.history.run(&self.client, &self.keys(channel), args).await?;
+        let reply: Vec<Value> = self.steps.history.run(&self.shards, channel, &self.keys(channel), args).await?;
         let corrupt = || EventError::Corrupt("read a channel's history");
         let [epoch, offset, first_retained, Value::Array(entries)] =
             <[Value; 4]>::try_from(reply).map_err(|_| corrupt())?
@@ -384,8 +397,8 @@ impl Broker {
         Ok(Read { publications, position, first_retained: first_retained.as_u64() })
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    pub(crate) fn shards(&self) -> &Shards {
+        &self.shards
     }
 
     fn keys(&self, channel: &ChannelName) -> [String; 2] {

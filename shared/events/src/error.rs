@@ -26,6 +26,9 @@ pub enum EventError {
         #[source]
         source: fred::error::Error,
     },
+    /// In a Redis Cluster: the shard that holds the channel is away, and nobody has taken its slots over. Other shards' channels go on.
+    #[error("the shard of the cluster that holds `{0}` is away")]
+    ShardAway(crate::ChannelName),
     /// The subscription did not become active within the limit; Redis is away. The attempt goes on in the background for others.
     #[error("the subscription to `{0}` did not become active in time")]
     SubscribeTimeout(crate::ChannelName),
@@ -37,7 +40,7 @@ pub enum EventError {
 impl EventError {
     /// Whether the same call may succeed later without a change by the caller.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Redis { .. } | Self::SubscribeTimeout(_))
+        matches!(self, Self::Redis { .. } | Self::SubscribeTimeout(_) | Self::ShardAway(_))
     }
 
     pub(crate) fn redis(action: &'static str) -> impl FnOnce(fred::error::Error) -> Self {

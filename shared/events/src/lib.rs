@@ -21,6 +21,7 @@ mod error;
 mod keys;
 pub mod presence;
 mod script;
+mod shards;
 mod subscriptions;
 
 pub use broker::{Broker, BrokerOptions, Commit, Committed, Document, History, MAX_HISTORY_PAGE, Retention};

@@ -14,7 +14,7 @@
 //! | `<prefix>:p:{..}:node:<process>` | hash | connections by member of one process | as the process |
 
 use crate::{Broker, ChannelName, Epoch, EventError, Position, broker::stored_position, keys, script::Step};
-use fred::{interfaces::SortedSetsInterface, types::Value};
+use fred::{clients::Client, interfaces::SortedSetsInterface, types::Value};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -119,18 +119,18 @@ impl Presence {
             connect: Step::publishing(
                 presence_script!("lua/presence_connect.lua"),
                 "note a connection",
-                broker.client(),
+                broker.shards(),
             ),
             disconnect: Step::publishing(
                 presence_script!("lua/presence_disconnect.lua"),
                 "note a disconnection",
-                broker.client(),
+                broker.shards(),
             ),
-            status: Step::publishing(presence_script!("lua/presence_status.lua"), "note a status", broker.client()),
+            status: Step::publishing(presence_script!("lua/presence_status.lua"), "note a status", broker.shards()),
             tick: Step::publishing(
                 presence_script!("lua/presence_tick.lua"),
                 "renew the presence lease",
-                broker.client(),
+                broker.shards(),
             ),
             list: Step::new(include_str!("lua/presence_list.lua"), "list who is online"),
         };
@@ -163,7 +163,7 @@ impl Presence {
             ms(now() + self.options.grace),
         ]);
         let (is_first, connections, online, epoch, offset): (u64, u64, u64, Value, Value) =
-            self.steps.connect.run(self.broker.client(), &self.keys(), args).await?;
+            self.steps.connect.run(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
         let position = stored_position(&epoch, &offset)?;
         Ok(Arrival { is_first: is_first == 1, connections, online, position })
     }
@@ -186,7 +186,8 @@ impl Presence {
         let mut args = self.args();
         args.extend([Value::from(member), ms(now() + self.options.grace)]);
         let begun = Instant::now();
-        let outcome = self.steps.disconnect.run::<i64>(self.broker.client(), &self.keys(), args).await;
+        let outcome =
+            self.steps.disconnect.run::<i64>(self.broker.shards(), &self.options.channel, &self.keys(), args).await;
         self.doubt(member, begun, outcome.is_err());
         outcome.map(|_| ())
     }
@@ -204,7 +205,7 @@ impl Presence {
     pub async fn set_status(&self, member: &str, status: &str, is_hidden: bool) -> Result<(), EventError> {
         let mut args = self.args();
         args.extend([Value::from(member), Value::from(format!("{}{status}", if is_hidden { '0' } else { '1' }))]);
-        self.steps.status.run::<i64>(self.broker.client(), &self.keys(), args).await?;
+        self.steps.status.run::<i64>(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
         Ok(())
     }
 
@@ -231,7 +232,8 @@ impl Presence {
                 ms(now().saturating_sub(SEEN_TTL)),
                 Value::from(node_prefix),
             ]);
-            let (had_lease, more): (u64, u64) = self.steps.tick.run(self.broker.client(), &self.keys(), args).await?;
+            let (had_lease, more): (u64, u64) =
+                self.steps.tick.run(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
             self.reconcile(had_lease == 0).await?;
             if more == 0 {
                 return Ok(());
@@ -283,15 +285,19 @@ impl Presence {
     pub async fn processes(&self) -> Result<Vec<String>, EventError> {
         let [_, _, _, _, nodes, ..] = self.keys();
         let now = now().as_millis() as f64;
-        let alive = self.broker.client().zrangebyscore(nodes, now, f64::INFINITY, false, None).await;
-        alive.map_err(EventError::redis("list the processes"))
+        let nodes = &nodes;
+        let read = |client: Client| async move { client.zrangebyscore(nodes, now, f64::INFINITY, false, None).await };
+        self.broker.shards().on(&self.options.channel, "list the processes", read).await
     }
 
     async fn list(&self, member: &str, limit: u64) -> Result<(u64, Vec<Member>), EventError> {
         let [members, online, _, seen, _, status, ..] = self.keys();
         let args = vec![Value::from(member), Value::from(limit as i64)];
-        let (online, flat): (u64, Vec<String>) =
-            self.steps.list.run(self.broker.client(), &[members, online, seen, status], args).await?;
+        let (online, flat): (u64, Vec<String>) = self
+            .steps
+            .list
+            .run(self.broker.shards(), &self.options.channel, &[members, online, seen, status], args)
+            .await?;
         let members = flat.chunks_exact(5).map(|part| Member {
             member: part[0].clone(),
             connections: part[1].parse().unwrap_or(0),

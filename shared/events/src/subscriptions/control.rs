@@ -1,72 +1,73 @@
-//! Subscribing, unsubscribing, and checking on the connection. The only task that sends on it, so the order of commands is certain.
+//! Subscribing, unsubscribing, and checking on the connections. The only task that changes subscriptions, so the order of commands is certain.
 
 use super::{Audit, Shared, Todo, entry::Entry, entry::Verdict, heal};
 use crate::{ChannelName, EventError, Position};
 use fred::{
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    clients::Client,
+    interfaces::{ClientLike, PubsubInterface},
     types::{ClusterHash, CustomCommand, Value},
-    util::redis_keyslot,
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::join_all, stream};
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
 
 /// Channels looked after in one go: one SUBSCRIBE's worth that Redis answers without being held up, their positions read in one step. New
 /// channels wait for no more than that.
 const CHUNK: usize = 512;
 /// In a cluster, how long one channel may hold up the others of its chunk: it is on a shard that does not answer, and is tried again.
 const SHARD_PATIENCE: Duration = Duration::from_secs(2);
-/// Channels that heal at the same time.
+/// Channels that are read from their streams at the same time.
 const HEALS_IN_FLIGHT: usize = 64;
 /// In a cluster, shards move and fail over without this client's connection being cut: every so many probes, all is subscribed and compared anew.
 const AUDIT_PROBES: u32 = 6;
+/// Between two attempts at channels that failed, a [`CHUNK`] each time. A connection that comes back has all of them tried at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut reconnects = shared.client.reconnect_rx();
-    let mut moves = shared.client.cluster_change_rx();
+    metrics::gauge!("oneiro_events_connections_away").set(0.0);
     let mut probes = 0_u32;
+    let mut probing = JoinSet::new();
     let mut heals = Heals::new(shared.clone());
     let mut auditing = Auditing::default();
+    let mut again = Again::default();
     let mut next_probe = Instant::now() + shared.options.probe_interval;
     loop {
         tokio::select! {
-            () = shared.wake.notified() => {}
-            reconnect = reconnects.recv() => match reconnect {
-                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => shared.ask_audit(Audit::Resubscribe),
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-            },
-            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) = moves.recv() => {
-                shared.ask_audit(Audit::Resubscribe);
-            }
-            () = tokio::time::sleep_until(next_probe) => {
+            () = shared.inbound.wake.notified() => {}
+            () = sleep_until(again.at), if !again.entries.is_empty() => {}
+            () = sleep_until(next_probe) => {
                 next_probe = Instant::now() + shared.options.probe_interval;
-                probe(&shared).await;
+                // The last one may still be waiting for an answer.
+                if probing.is_empty() {
+                    probing.spawn(probe(shared.clone()));
+                }
                 probes += 1;
-                if shared.client.is_clustered() && probes.is_multiple_of(AUDIT_PROBES) {
-                    shared.ask_audit(Audit::Resubscribe);
+                if shared.shards.is_clustered() && probes.is_multiple_of(AUDIT_PROBES) {
+                    shared.inbound.ask_audit(Audit::Resubscribe);
                 }
             }
+            Some(_) = probing.join_next() => continue,
             Some(_) = heals.tasks.join_next() => continue,
         }
-        let mut todo = std::mem::take(&mut *shared.todo.lock());
+        let mut todo = std::mem::take(&mut *shared.inbound.todo.lock());
         for entry in todo.heal.drain(..) {
             heals.start(entry);
         }
-        auditing.begin(&shared, todo.audit);
-        let failed = serve(&shared, &mut todo, &mut auditing, &mut heals).await;
-        let has_more = !todo.subscribe.is_empty() || !auditing.left.is_empty();
-        if let Some(error) = failed {
-            tracing::warn!(%error, "failed to change subscriptions, trying again");
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
-        if has_more {
+        auditing.begin(&shared, todo.audit, &mut again);
+        todo.subscribe.append(&mut again.due());
+        serve(&shared, &mut todo, &mut auditing, &mut heals, &mut again).await;
+        again.is_told &= !again.entries.is_empty();
+        if !todo.subscribe.is_empty() || !auditing.left.is_empty() {
             // Behind those that were asked for meanwhile.
-            shared.ask(|next| next.subscribe.append(&mut todo.subscribe));
+            shared.inbound.ask(|next| next.subscribe.append(&mut todo.subscribe));
         }
     }
 }
@@ -84,13 +85,7 @@ impl Heals {
     }
 
     fn start(&mut self, entry: Arc<Entry>) {
-        let (shared, permits) = (self.shared.clone(), self.permits.clone());
-        self.tasks.spawn(async move {
-            // Never closed; an error would only mean that the process is ending.
-            if let Ok(_permit) = permits.acquire().await {
-                heal::run(shared, entry).await;
-            }
-        });
+        self.tasks.spawn(heal::run(self.shared.clone(), entry, self.permits.clone()));
     }
 }
 
@@ -103,42 +98,77 @@ struct Auditing {
 
 impl Auditing {
     /// All over again: what was looked at before may have changed since.
-    fn begin(&mut self, shared: &Shared, audit: Option<Audit>) {
+    fn begin(&mut self, shared: &Shared, audit: Option<Audit>, again: &mut Again) {
         let Some(audit) = audit else { return };
         // What was left of the last one is among them.
         self.subscribes = audit == Audit::Resubscribe || (self.subscribes && !self.left.is_empty());
         self.left = shared.channels.lock().values().cloned().collect();
+        if self.subscribes {
+            // They are among them, too.
+            again.entries.clear();
+        }
         if audit == Audit::Resubscribe {
-            tracing::info!(channels = self.left.len(), "the subscriber connection is new, subscribing again");
+            tracing::info!(
+                channels = self.left.len(),
+                "subscribing again, as a connection is new or may have lost some"
+            );
         }
     }
 }
 
-/// Does a chunk of what was asked. What is left, and what failed, stays in `todo` and `auditing`; the first error is returned.
-async fn serve(shared: &Shared, todo: &mut Todo, auditing: &mut Auditing, heals: &mut Heals) -> Option<EventError> {
+/// Channels that something went wrong with: their shard is away, or all of Redis. They wait apart, so that they hold up no others.
+struct Again {
+    entries: Vec<Arc<Entry>>,
+    at: Instant,
+    is_told: bool,
+}
+
+impl Default for Again {
+    fn default() -> Self {
+        Self { entries: Vec::new(), at: Instant::now(), is_told: false }
+    }
+}
+
+impl Again {
+    /// Those whose turn has come.
+    fn due(&mut self) -> Vec<Arc<Entry>> {
+        if self.at > Instant::now() {
+            return Vec::new();
+        }
+        self.at = Instant::now() + RETRY_PAUSE;
+        next_chunk(&mut self.entries)
+    }
+
+    fn add(&mut self, entry: Arc<Entry>, error: &EventError) {
+        if !self.is_told {
+            tracing::warn!(channel = %entry.channel(), %error, "failed to subscribe to some channels, trying again");
+        }
+        self.is_told = true;
+        self.entries.push(entry);
+    }
+}
+
+/// Does a chunk of what was asked. What is left stays in `todo` and `auditing`, what failed goes to `again`.
+async fn serve(shared: &Shared, todo: &mut Todo, auditing: &mut Auditing, heals: &mut Heals, again: &mut Again) {
     let gone = detach(shared, todo);
-    // What could not be unsubscribed is forgotten: at worst messages come that nobody wants.
-    let mut first_error = unsubscribe(shared, gone).await.err();
-
+    if let Err(error) = unsubscribe(shared, gone).await {
+        // Forgotten all the same: at worst messages come that nobody wants.
+        tracing::warn!(%error, "failed to unsubscribe");
+    }
     let wanted = next_chunk(&mut todo.subscribe);
-    let (read, failed) = positions(shared, wanted, true).await;
-    for (entry, _, position) in read {
-        if entry.start_at(position) == Verdict::Heal {
-            heals.start(entry);
-        }
-    }
-    first_error = first_error.or(failed.error);
-    todo.subscribe.extend(failed.entries);
-
     let audited = next_chunk(&mut auditing.left);
-    let (read, failed) = positions(shared, audited, auditing.subscribes).await;
-    for (entry, before, end) in read {
-        if entry.compare(&before, &end) == Verdict::Heal {
-            heals.start(entry);
-        }
+    for (entries, subscribes) in [(wanted, true), (audited, auditing.subscribes)] {
+        let settle = |entry: Arc<Entry>, read: Result<Read, &EventError>| match read {
+            Ok(Read { before, end }) => {
+                let starts = subscribes && entry.start_at(end.clone()) == Verdict::Heal;
+                if starts || entry.compare(&before, &end) == Verdict::Heal {
+                    heals.start(entry);
+                }
+            }
+            Err(error) => again.add(entry, error),
+        };
+        positions(shared, entries, subscribes, settle).await;
     }
-    auditing.left.extend(failed.entries);
-    first_error.or(failed.error)
 }
 
 /// Takes up to [`CHUNK`] channels that somebody still wants.
@@ -147,31 +177,26 @@ fn next_chunk(entries: &mut Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
     entries.drain(..entries.len().min(CHUNK)).collect()
 }
 
-/// Channels that something went wrong with.
-#[derive(Default)]
-struct Failed {
+/// What was told of a channel before its stream was read, and the stream's end.
+#[derive(Clone)]
+struct Read {
+    before: Position,
+    end: Position,
+}
+
+/// Reads where each channel stands, and tells `settle`. With `subscribes`, each is subscribed first. A channel that cannot be read takes no other
+/// along.
+async fn positions(
+    shared: &Shared,
     entries: Vec<Arc<Entry>>,
-    /// The first of their errors.
-    error: Option<EventError>,
-}
-
-impl Failed {
-    fn push(&mut self, entry: Arc<Entry>, error: EventError) {
-        self.entries.push(entry);
-        self.error.get_or_insert(error);
-    }
-}
-
-/// What was told of each channel before its stream was read, and the stream's end.
-type Read = Vec<(Arc<Entry>, Position, Position)>;
-
-/// Where each channel stands. With `subscribes`, each is subscribed first. A channel that cannot be read takes no other along.
-async fn positions(shared: &Shared, entries: Vec<Arc<Entry>>, subscribes: bool) -> (Read, Failed) {
+    subscribes: bool,
+    mut settle: impl FnMut(Arc<Entry>, Result<Read, &EventError>),
+) {
     if entries.is_empty() {
-        return (Vec::new(), Failed::default());
+        return;
     }
-    if shared.client.is_clustered() {
-        return positions_in_shards(shared, entries, subscribes).await;
+    if shared.shards.is_clustered() {
+        return positions_in_shards(shared, entries, subscribes, settle).await;
     }
     let reading = async {
         if subscribes {
@@ -179,27 +204,25 @@ async fn positions(shared: &Shared, entries: Vec<Arc<Entry>>, subscribes: bool) 
         }
         let before: Vec<Position> = entries.iter().map(|entry| entry.last()).collect();
         let channels: Vec<&ChannelName> = entries.iter().map(|entry| entry.channel()).collect();
-        Ok((before, shared.broker.positions(&channels).await?))
+        Ok::<_, EventError>((before, shared.broker.positions(&channels).await?))
     };
-    let outcome = reading.await;
-    let (before, ends) = match outcome {
-        Ok(found) => found,
-        Err(error) => return (Vec::new(), Failed { entries, error: Some(error) }),
-    };
-    let (mut read, mut failed) = (Vec::with_capacity(entries.len()), Failed::default());
-    for ((entry, before), end) in entries.into_iter().zip(before).zip(ends) {
-        match end {
-            Ok(end) => read.push((entry, before, end)),
-            Err(error) => failed.push(entry, error),
+    match reading.await {
+        Ok((before, ends)) => {
+            for ((entry, before), end) in entries.into_iter().zip(before).zip(ends) {
+                settle(entry, end.as_ref().map(|end| Read { before, end: end.clone() }));
+            }
         }
+        Err(error) => entries.into_iter().for_each(|entry| settle(entry, Err(&error))),
     }
-    (read, failed)
 }
 
 /// The same in a cluster, one by one, as each may be on another shard.
-async fn positions_in_shards(shared: &Shared, entries: Vec<Arc<Entry>>, subscribes: bool) -> (Read, Failed) {
-    let mut read = Vec::with_capacity(entries.len());
-    let mut failed = Failed::default();
+async fn positions_in_shards(
+    shared: &Shared,
+    entries: Vec<Arc<Entry>>,
+    subscribes: bool,
+    mut settle: impl FnMut(Arc<Entry>, Result<Read, &EventError>),
+) {
     let mut readings = stream::iter(entries)
         .map(|entry| async move {
             let reading = async {
@@ -207,52 +230,46 @@ async fn positions_in_shards(shared: &Shared, entries: Vec<Arc<Entry>>, subscrib
                     subscribe_in_shard(shared, entry.channel()).await?;
                 }
                 let before = entry.last();
-                Ok((before, shared.broker.position(entry.channel()).await?))
+                Ok(Read { before, end: shared.broker.position(entry.channel()).await? })
             };
-            let timeout = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
-            (tokio::time::timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(timeout), entry.clone())
+            let late = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
+            (timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(late), entry.clone())
         })
         .buffer_unordered(CHUNK);
-    while let Some((outcome, entry)) = readings.next().await {
-        match outcome {
-            Ok((before, end)) => read.push((entry, before, end)),
-            Err(error) => failed.push(entry, error),
-        }
+    while let Some((read, entry)) = readings.next().await {
+        settle(entry, read.as_ref().map(Read::clone));
     }
-    (read, failed)
 }
 
 /// Takes listeners away; returns the channels that nobody listens to any more.
-fn detach(shared: &Shared, todo: &mut Todo) -> Vec<String> {
+fn detach(shared: &Shared, todo: &mut Todo) -> Vec<ChannelName> {
     let mut gone = Vec::new();
     for (entry, id) in todo.detach.drain(..) {
         entry.remove_listener(id);
         let mut channels = shared.channels.lock();
         if entry.release() {
             channels.remove(entry.channel());
-            gone.push(entry.channel().to_string());
+            gone.push(entry.channel().clone());
         }
     }
     gone
 }
 
-async fn unsubscribe(shared: &Shared, channels: Vec<String>) -> Result<(), EventError> {
+async fn unsubscribe(shared: &Shared, channels: Vec<ChannelName>) -> Result<(), EventError> {
+    if shared.shards.is_clustered() {
+        let unsubscribing = stream::iter(channels).map(|channel| async move {
+            let name = channel.as_str();
+            let call = |client: Client| async move { client.sunsubscribe(name).await };
+            // One that is not answered for is as good as forgotten: a connection that breaks takes its subscriptions along.
+            let _ = timeout(SHARD_PATIENCE, shared.shards.on(&channel, "unsubscribe", call)).await;
+        });
+        unsubscribing.buffer_unordered(CHUNK).collect::<()>().await;
+        return Ok(());
+    }
     let mut outcome = Ok(());
-    if shared.client.is_clustered() {
-        let mut done = stream::iter(channels)
-            .map(|channel| async move {
-                // One that is not answered for is as good as forgotten.
-                let unsubscribing = shared.client.sunsubscribe(channel);
-                tokio::time::timeout(SHARD_PATIENCE, unsubscribing).await.unwrap_or(Ok(()))
-            })
-            .buffer_unordered(CHUNK);
-        while let Some(done) = done.next().await {
-            outcome = outcome.and(done);
-        }
-    } else {
-        for chunk in channels.chunks(CHUNK) {
-            outcome = outcome.and(shared.client.unsubscribe(chunk.to_vec()).await);
-        }
+    for chunk in channels.chunks(CHUNK) {
+        let names: Vec<String> = chunk.iter().map(ToString::to_string).collect();
+        outcome = outcome.and(shared.shards.whole().unsubscribe(names).await);
     }
     outcome.map_err(EventError::redis("unsubscribe"))
 }
@@ -260,53 +277,59 @@ async fn unsubscribe(shared: &Shared, channels: Vec<String>) -> Result<(), Event
 /// Subscribes, and returns once Redis has done so.
 async fn subscribe(shared: &Shared, entries: &[Arc<Entry>]) -> Result<(), EventError> {
     let names: Vec<String> = entries.iter().map(|entry| entry.channel().to_string()).collect();
-    shared.client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
-    barrier(shared).await
+    let client = shared.shards.whole();
+    client.subscribe(names).await.map_err(EventError::redis("subscribe"))?;
+    barrier(client).await.map_err(EventError::redis("confirm a subscription"))
 }
 
 /// Subscribes on the shard that the channel's keys are on.
 async fn subscribe_in_shard(shared: &Shared, channel: &ChannelName) -> Result<(), EventError> {
-    let channel = channel.as_str();
-    shared.client.ssubscribe(channel).await.map_err(EventError::redis("subscribe"))?;
-    // Behind it on the same connection, so its answer comes once the subscription is made. It tells that the shard has a subscriber, though not
-    // that it is this process: where the channel moved between the two and others listen to it too, the next audit subscribes again.
-    let count: HashMap<String, u64> = shared
-        .client
-        .custom(
-            CustomCommand::new_static("PUBSUB", ClusterHash::Custom(redis_keyslot(channel.as_bytes())), false),
-            vec!["SHARDNUMSUB", channel],
-        )
-        .await
-        .map_err(EventError::redis("confirm a subscription"))?;
-    if count.get(channel).is_none_or(|count| *count == 0) {
+    let name = channel.as_str();
+    let call = |client: Client| async move {
+        client.ssubscribe(name).await?;
+        // Behind it on the same connection, so its answer comes once the subscription is made. It tells that the shard has a subscriber, though
+        // not that it is this process: where the channel moved between the two and others listen to it too, the next audit subscribes again.
+        let count = CustomCommand::new_static("PUBSUB", ClusterHash::FirstKey, false);
+        client.custom::<HashMap<String, u64>, _>(count, vec!["SHARDNUMSUB", name]).await
+    };
+    let count = shared.shards.on(channel, "subscribe", call).await?;
+    if count.get(name).is_none_or(|count| *count == 0) {
         return Err(EventError::Corrupt("confirm a subscription"));
     }
     Ok(())
 }
 
-/// Returns once everything sent before on the subscriber connection has been done: the client resolves a SUBSCRIBE when it is written,
-/// but answers come in order.
-async fn barrier(shared: &Shared) -> Result<(), EventError> {
-    let result: Result<Value, _> = if shared.client.is_clustered() {
-        // Some shard answers; that each does is for the client library to watch, and for the audits.
-        shared.client.pubsub_shardnumsub(vec!["-"]).await
-    } else {
-        shared.client.ping(None).await
-    };
-    result.map(|_| ()).map_err(EventError::redis("confirm a subscription"))
+/// Returns once everything sent before on the connection has been done: the client resolves a SUBSCRIBE when it is written, but answers come in
+/// order.
+async fn barrier(client: &Client) -> Result<(), fred::error::Error> {
+    client.ping::<Value>(None).await.map(|_| ())
 }
 
-async fn probe(shared: &Shared) {
-    let answered = tokio::time::timeout(shared.options.probe_interval, barrier(shared)).await;
-    let is_active = matches!(answered, Ok(Ok(())));
+/// Has every connection prove that it lives.
+async fn probe(shared: Arc<Shared>) {
+    shared.shards.refresh(shared.options.probe_interval).await;
+    let clients = shared.shards.clients();
+    let answers = join_all(clients.iter().map(|client| is_alive(&shared, client))).await;
+    let away = answers.iter().filter(|is_alive| !**is_alive).count();
+    metrics::gauge!("oneiro_events_connections_away").set(away as f64);
+    let is_active = away < answers.len();
     let was_active = shared.is_active.swap(is_active, Ordering::Relaxed);
     if was_active != is_active {
         tracing::warn!(is_active, "the subscriber connection changed its state");
     }
-    if answered.is_err() && shared.client.is_connected() {
+}
+
+async fn is_alive(shared: &Shared, client: &Client) -> bool {
+    let limit = shared.options.probe_interval;
+    if shared.shards.is_clustered() && !client.is_connected() {
+        return false;
+    }
+    let answered = timeout(limit, barrier(client)).await;
+    if answered.is_err() && client.is_connected() {
         // Half-open: the peer is gone, but nothing told us.
-        if let Err(error) = shared.client.force_reconnection().await {
+        if let Ok(Err(error)) = timeout(limit, client.force_reconnection()).await {
             tracing::warn!(%error, "failed to renew the subscriber connection");
         }
     }
+    matches!(answered, Ok(Ok(())))
 }

@@ -1,14 +1,24 @@
 //! From the connection to the listeners, in two tasks: `collect` takes messages from the client library as soon as they are there, which costs
-//! next to nothing, and `run` tells the listeners, which takes as long as it takes. In between stands a queue bounded by bytes.
+//! next to nothing (one such task for each connection), and `run` tells the listeners, which takes as long as it takes. In between stands a queue bounded by bytes.
 
-use super::{Audit, Shared, entry::Verdict};
-use crate::{Publication, broker::into_bytes, channel::split_header};
-use fred::{interfaces::EventInterface, types::Message};
+use super::{Audit, Inbound, Shared, entry::Verdict};
+use crate::{Publication, broker::into_bytes, channel::split_header, shards::Watch};
+use fred::{
+    clients::Client,
+    interfaces::EventInterface,
+    types::{Message, config::Server},
+};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
-use tokio::sync::{
-    Notify,
-    broadcast::error::{RecvError, TryRecvError},
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
+    },
+    task::JoinSet,
 };
 
 /// Messages handled before other tasks get their turn: long enough to share one write per connection, short enough to keep latency.
@@ -66,26 +76,25 @@ fn weight(message: &Message) -> usize {
 
 /// Moves messages into the backlog. The client library keeps the last `broadcast_channel_capacity` of them for us and no more, so this must not
 /// wait for anything else.
-pub(super) async fn collect(shared: Arc<Shared>) {
-    let mut messages = shared.client.message_rx();
+async fn collect(inbound: Arc<Inbound>, mut messages: Receiver<Message>) {
     // Drops are told once for each spell of them.
     let mut is_dropping = false;
     loop {
         let mut dropped = 0;
         match messages.recv().await {
-            Ok(message) => dropped += u64::from(!shared.backlog.push(message)),
+            Ok(message) => dropped += u64::from(!inbound.backlog.push(message)),
             Err(RecvError::Lagged(missed)) => dropped += missed,
             Err(RecvError::Closed) => return,
         }
         // Not by `recv`, which lets other tasks go first every 128 messages.
         loop {
             match messages.try_recv() {
-                Ok(message) => dropped += u64::from(!shared.backlog.push(message)),
+                Ok(message) => dropped += u64::from(!inbound.backlog.push(message)),
                 Err(TryRecvError::Lagged(missed)) => dropped += missed,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        shared.backlog.filled.notify_one();
+        inbound.backlog.filled.notify_one();
         if dropped > 0 {
             metrics::counter!("oneiro_events_dropped_total").increment(dropped);
             if !is_dropping {
@@ -94,9 +103,29 @@ pub(super) async fn collect(shared: Arc<Shared>) {
                     "events come faster than they are dispatched; reading the stored ones from their streams"
                 );
             }
-            shared.ask_audit(Audit::Compare);
+            inbound.ask_audit(Audit::Compare);
         }
         is_dropping = dropped > 0;
+    }
+}
+
+/// After each new connection of this client, everything is subscribed again and compared with its stream.
+async fn renew(inbound: Arc<Inbound>, mut connections: Receiver<Server>) {
+    while let Ok(_) | Err(RecvError::Lagged(_)) = connections.recv().await {
+        inbound.ask_audit(Audit::Resubscribe);
+    }
+}
+
+impl Watch for Arc<Inbound> {
+    fn on_client(&self, client: &Client) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(collect(self.clone(), client.message_rx()));
+        tasks.spawn(renew(self.clone(), client.reconnect_rx()));
+        tasks
+    }
+
+    fn on_moved(&self) {
+        self.ask_audit(Audit::Resubscribe);
     }
 }
 
@@ -105,9 +134,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let received = metrics::counter!("oneiro_events_received_total");
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        shared.backlog.take(&mut batch);
+        shared.inbound.backlog.take(&mut batch);
         if batch.is_empty() {
-            shared.backlog.filled.notified().await;
+            shared.inbound.backlog.filled.notified().await;
             continue;
         }
         for run in batch.chunk_by(|a, b| a.channel == b.channel) {
@@ -129,6 +158,6 @@ fn deliver(shared: &Shared, run: &[Message]) {
     });
     let verdict = entry.receive(publications);
     if verdict == Verdict::Heal {
-        shared.ask(|todo| todo.heal.push(entry));
+        shared.inbound.ask(|todo| todo.heal.push(entry));
     }
 }

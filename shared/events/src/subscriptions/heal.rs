@@ -3,18 +3,25 @@
 use super::{Shared, entry::Entry, entry::Healed};
 use crate::MAX_HISTORY_PAGE;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Reads from the stream until the channel is live again, however long Redis is away. Ends early when nobody listens any more.
-pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>) {
+/// Reads from the stream until the channel is live again, however long Redis is away. Ends early when nobody listens any more. A permit is held
+/// for each reading, not for the waits in between: what cannot be read does not keep others from it.
+pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, permits: Arc<Semaphore>) {
     let mut pause = FIRST_PAUSE;
     metrics::counter!("oneiro_events_heals_total").increment(1);
     while entry.is_wanted() {
         let since = entry.last();
         // From the last delivered event on, that one included: it shows whether the stream is still the one that was read.
-        match shared.broker.read(entry.channel(), Some(since.offset.max(1)), MAX_HISTORY_PAGE).await {
+        let reading = async {
+            // Never closed; an error would only mean that the process is ending.
+            let _permit = permits.acquire().await;
+            shared.broker.read(entry.channel(), Some(since.offset.max(1)), MAX_HISTORY_PAGE).await
+        };
+        match reading.await {
             Ok(read) => {
                 let reaches_back = read.reaches_back_to(&since);
                 if entry.heal(read.publications, reaches_back, &read.position) == Healed::Live {

@@ -11,7 +11,7 @@ mod entry;
 mod heal;
 mod receiver;
 
-use crate::{Broker, ChannelName, EventError, Position, Publication};
+use crate::{Broker, ChannelName, EventError, Position, Publication, shards::Shards};
 use entry::Entry;
 use fred::clients::Client;
 use parking_lot::Mutex;
@@ -79,15 +79,20 @@ impl Default for SubscriptionsOptions {
 }
 
 pub(crate) struct Shared {
-    client: Client,
+    shards: Shards,
     broker: Broker,
     options: SubscriptionsOptions,
-    backlog: dispatch::Backlog,
+    inbound: Arc<Inbound>,
     channels: Mutex<HashMap<ChannelName, Arc<Entry>>>,
-    todo: Mutex<Todo>,
-    wake: Notify,
     is_active: AtomicBool,
     next_listener: AtomicU64,
+}
+
+/// What comes from the connections, each of which has tasks that fill it.
+pub(crate) struct Inbound {
+    backlog: dispatch::Backlog,
+    todo: Mutex<Todo>,
+    wake: Notify,
 }
 
 /// Work for the control task. Bounded by the number of channels that callers hold or just let go of.
@@ -108,7 +113,7 @@ enum Audit {
     Resubscribe,
 }
 
-impl Shared {
+impl Inbound {
     fn ask(&self, change: impl FnOnce(&mut Todo)) {
         change(&mut self.todo.lock());
         self.wake.notify_one();
@@ -142,27 +147,27 @@ pub struct Subscriptions {
 impl Subscriptions {
     /// Starts the tasks that serve `client`, which the caller has connected, with a `broadcast_channel_capacity` of 8,192 or more (the
     /// default of 32 drops events whenever a burst is faster than one wake-up), for this alone. A `SubscriberClient` would remember every name a
-    /// second time; this type subscribes again by itself, in the right order. Call within a tokio runtime.
+    /// second time; this type subscribes again by itself, in the right order. Of a clustered client only the settings are taken, for a connection
+    /// to each master, and it need not be connected. Call within a tokio runtime.
     pub fn start(client: Client, broker: Broker, options: SubscriptionsOptions) -> Self {
+        let backlog = dispatch::Backlog::new(options.backlog_bytes);
+        let inbound = Arc::new(Inbound { backlog, todo: Mutex::default(), wake: Notify::new() });
         let shared = Arc::new(Shared {
-            client,
+            shards: Shards::new(client, inbound.clone()),
             broker,
-            backlog: dispatch::Backlog::new(options.backlog_bytes),
             options,
+            inbound,
             channels: Mutex::default(),
-            todo: Mutex::default(),
-            wake: Notify::new(),
             is_active: AtomicBool::new(true),
             next_listener: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(dispatch::collect(shared.clone()));
         tasks.spawn(dispatch::run(shared.clone()));
         tasks.spawn(control::run(shared.clone()));
         Self { shared, _tasks: Arc::new(tasks) }
     }
 
-    /// Whether the connection answered its last proof of life.
+    /// Whether the connection answered its last proof of life; in a cluster, whether that of any shard did.
     pub fn is_healthy(&self) -> bool {
         self.shared.is_active.load(Ordering::Relaxed)
     }
@@ -176,7 +181,8 @@ impl Subscriptions {
     /// follows. A snapshot read after this call therefore misses nothing. The listener stays until the [`Attachment`] is dropped.
     ///
     /// # Errors
-    /// [`EventError::SubscribeTimeout`] when Redis is away for longer than the limit.
+    /// [`EventError::SubscribeTimeout`] when Redis is away for longer than the limit; [`EventError::ShardAway`], at once, when that is known of
+    /// the channel's shard.
     ///
     /// # Cancel safety
     /// Dropping the future undoes what it did.
@@ -185,6 +191,9 @@ impl Subscriptions {
         channel: &ChannelName,
         listener: Arc<dyn Listener>,
     ) -> Result<(Attachment, Position), EventError> {
+        if self.shared.shards.is_away(channel) {
+            return Err(EventError::ShardAway(channel.clone()));
+        }
         let entry = {
             let mut channels = self.shared.channels.lock();
             let known = channels.get(channel).cloned();
@@ -193,15 +202,18 @@ impl Subscriptions {
             entry.retain();
             if known.is_none() {
                 channels.insert(channel.clone(), entry.clone());
-                self.shared.ask(|todo| todo.subscribe.push(entry.clone()));
+                self.shared.inbound.ask(|todo| todo.subscribe.push(entry.clone()));
             }
             entry
         };
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let attachment = Attachment { shared: self.shared.clone(), entry: entry.clone(), id };
-        tokio::time::timeout(self.shared.options.attach_timeout, entry.active())
-            .await
-            .map_err(|_| EventError::SubscribeTimeout(channel.clone()))?;
+        let is_late = tokio::time::sleep(self.shared.options.attach_timeout);
+        tokio::select! {
+            () = entry.active() => {}
+            () = self.shared.shards.away(channel) => return Err(EventError::ShardAway(channel.clone())),
+            () = is_late => return Err(EventError::SubscribeTimeout(channel.clone())),
+        }
         let position = entry.add_listener(id, listener);
         Ok((attachment, position))
     }
@@ -225,7 +237,7 @@ pub struct Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         // Left to the control task: a listener may let go of its own attachment while it is being told, with the entry locked.
-        self.shared.ask(|todo| todo.detach.push((self.entry.clone(), self.id)));
+        self.shared.inbound.ask(|todo| todo.detach.push((self.entry.clone(), self.id)));
     }
 }
 

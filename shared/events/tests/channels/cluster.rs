@@ -1,4 +1,4 @@
-//! A cluster of three shards with a replica each, one of which fails over.
+//! Clusters of three shards: one that fails over to its replica, and one that has none and is gone until somebody starts it again.
 
 use crate::{
     channel,
@@ -10,36 +10,45 @@ use fred::{
     interfaces::{ClientLike, PubsubInterface},
     types::{
         Builder, RespVersion,
-        config::{Config, ReconnectPolicy},
+        config::{Config, ReconnectPolicy, UnresponsiveConfig},
     },
+    util::redis_keyslot,
 };
-use oneiro_events::{Broker, BrokerOptions, Subscription, Subscriptions, SubscriptionsOptions};
-use std::time::{Duration, Instant};
+use oneiro_events::{
+    Broker, BrokerOptions, ChannelName, EventError, Subscription, Subscriptions, SubscriptionsOptions,
+};
+use std::{
+    collections::HashMap,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 async fn node() -> (Server, u16) {
     let bus = free_port();
     // The bus is usually the port + 10,000, which a free port may have no room for.
     let bus_port = bus.to_string();
-    let arguments = ["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+    let mut arguments = vec!["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+    arguments.extend(["--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "always"]);
     (Server::start(&arguments).await, bus)
 }
 
-/// Three masters, then their replicas.
-async fn cluster() -> Vec<Server> {
+/// Three masters, then their replicas, as many for each.
+async fn cluster(replicas: usize) -> Vec<Server> {
     let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
-    for _ in 0..6 {
+    for _ in 0..3 * (1 + replicas) {
         let (node, bus) = node().await;
         addresses.push(format!("127.0.0.1:{}@{bus}", node.port));
         nodes.push(node);
     }
     let mut create = vec!["--cluster", "create"];
     create.extend(addresses.iter().map(String::as_str));
-    create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
+    let count = replicas.to_string();
+    create.extend(["--cluster-replicas", &count, "--cluster-yes"]);
     let told = cli(nodes[0].port, &create);
     assert!(told.contains("All 16384 slots covered"), "{told}");
     eventually("every node knows the whole cluster and every master has a replica in step", || {
         nodes.iter().all(|node| {
-            let is_ready = |info: &str| !info.contains("role:master") || replicated(info);
+            let is_ready = |info: &str| replicas == 0 || !info.contains("role:master") || replicated(info);
             cli(node.port, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
                 && is_ready(&cli(node.port, &["INFO", "replication"]))
         })
@@ -57,22 +66,31 @@ fn builder(nodes: &[Server]) -> Builder {
         performance.broadcast_channel_capacity = 16_384;
         performance.default_command_timeout = Duration::from_secs(5);
     });
+    builder.with_connection_config(|connection| {
+        connection.internal_command_timeout = Duration::from_secs(5);
+        connection.unresponsive =
+            UnresponsiveConfig { max_timeout: Some(Duration::from_secs(3)), interval: Duration::from_millis(500) };
+    });
     builder
+}
+
+fn subscriber(nodes: &[Server]) -> Client {
+    let mut builder = builder(nodes);
+    builder.with_config(|config| config.version = RespVersion::RESP3);
+    builder.build().unwrap()
 }
 
 async fn clients(nodes: &[Server]) -> (Client, Client) {
     let client = builder(nodes).build().unwrap();
     client.init().await.unwrap();
-    let mut builder = builder(nodes);
-    builder.with_config(|config| config.version = RespVersion::RESP3);
-    let subscriber = builder.build().unwrap();
+    let subscriber = subscriber(nodes);
     subscriber.init().await.unwrap();
     (client, subscriber)
 }
 
 #[tokio::test]
 async fn a_shard_that_fails_over_costs_no_stored_event_and_repeats_none() {
-    let mut nodes = cluster().await;
+    let mut nodes = cluster(1).await;
     let (client, subscriber) = clients(&nodes).await;
     let broker = Broker::new(client.clone(), BrokerOptions::default());
     let options = SubscriptionsOptions {
@@ -126,7 +144,170 @@ async fn a_shard_that_fails_over_costs_no_stored_event_and_repeats_none() {
     subscriptions_end(readers, &subscriptions).await;
 }
 
+#[tokio::test]
+async fn a_slot_that_moves_costs_no_stored_event_and_repeats_none() {
+    const MOVED: u16 = 100;
+    let nodes = cluster(0).await;
+    let (client, connected) = clients(&nodes).await;
+    let broker = Broker::new(client, BrokerOptions { history_len: 1_000_000, ..BrokerOptions::default() });
+    let subscriptions = Subscriptions::start(connected, broker.clone(), options());
+    let slot = |name: &ChannelName| redis_keyslot(name.as_str().as_bytes());
+    let name = (0..).map(|n| channel(&format!("user_{n}"))).find(|name| slot(name) < MOVED).unwrap();
+    let mut reader = subscriptions.subscribe(&name).await.unwrap();
+    let publish = async |text: String| {
+        let begun = Instant::now();
+        // Redis asks to try again while half of a slot's keys are here and half are there.
+        while let Err(error) = broker.publish(&name, text.as_bytes()).await {
+            assert!(error.is_transient() && begun.elapsed() < PATIENCE, "{text} cannot be published: {error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    publish("before".to_owned()).await;
+
+    let id = |node: &Server| cli(node.port, &["CLUSTER", "MYID"]).trim().to_owned();
+    let (from, to, address) = (id(&nodes[0]), id(&nodes[1]), format!("127.0.0.1:{}", nodes[0].port));
+    let moving = tokio::task::spawn_blocking(move || {
+        let slots = MOVED.to_string();
+        let ends = ["--cluster-from", &from, "--cluster-to", &to, "--cluster-slots", &slots, "--cluster-yes"];
+        Command::new("redis-cli").args(["--cluster", "reshard", &address]).args(ends).output().unwrap()
+    });
+    let mut during = 0;
+    while !moving.is_finished() {
+        publish(format!("during {during}")).await;
+        during += 1;
+    }
+    let told = moving.await.unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stdout));
+    publish("after".to_owned()).await;
+    assert!(cli(nodes[1].port, &["--raw", "EXISTS", &format!("oneiro:ev:s:{{{name}}}")]).starts_with('1'));
+    // Read bit by bit, as many may have been published. One whose publishing failed may be there twice; the history tells.
+    let mut since = None;
+    let mut last = Vec::new();
+    while last != b"after" {
+        let history = match &since {
+            None => broker.oldest(&name, 1_000).await.unwrap(),
+            Some(since) => broker.history(&name, Some(since), 1_000).await.unwrap(),
+        };
+        for publication in history.publications {
+            assert_eq!(next(&mut reader).await.as_bytes(), publication.payload);
+            last = publication.payload.to_vec();
+            since = publication.position;
+        }
+    }
+    let mut joined = subscriptions.subscribe(&name).await.unwrap();
+    publish("later".to_owned()).await;
+    assert_eq!((next(&mut reader).await, next(&mut joined).await), ("later".to_owned(), "later".to_owned()));
+}
+
 async fn subscriptions_end(readers: Vec<Subscription>, subscriptions: &Subscriptions) {
     drop(readers);
     eventually("nothing is subscribed any more", || subscriptions.channel_count() == 0).await;
+}
+
+/// Which of three masters, as `redis-cli --cluster create` shares the slots out, has the channel.
+fn shard(name: &ChannelName) -> usize {
+    match redis_keyslot(name.as_str().as_bytes()) {
+        ..=5_460 => 0,
+        5_461..=10_922 => 1,
+        _ => 2,
+    }
+}
+
+fn options() -> SubscriptionsOptions {
+    SubscriptionsOptions { probe_interval: Duration::from_secs(1), ..SubscriptionsOptions::default() }
+}
+
+#[tokio::test]
+async fn a_shard_that_stays_dead_holds_up_nobody_but_its_own_channels_until_it_is_back() {
+    without_a_shard(Server::stop, Server::start_again).await;
+}
+
+#[tokio::test]
+async fn neither_does_one_that_keeps_its_connections_and_does_not_answer() {
+    without_a_shard(|node| node.freeze(), |node| node.thaw()).await;
+}
+
+async fn without_a_shard(lose: impl FnOnce(&mut Server), bring_back: impl FnOnce(&mut Server)) {
+    let mut nodes = cluster(0).await;
+    let (client, connected) = clients(&nodes).await;
+    let broker = Broker::new(client, BrokerOptions::default());
+    let subscriptions = Subscriptions::start(connected, broker.clone(), options());
+    let (lost, alive): (Vec<_>, Vec<_>) =
+        (0..24).map(|n| channel(&format!("user_{n}"))).partition(|name| shard(name) == 0);
+    assert!(lost.len() > 2 && alive.len() > 4);
+    let mut readers = HashMap::new();
+    for name in alive.iter().chain(&lost) {
+        readers.insert(name.clone(), subscriptions.subscribe(name).await.unwrap());
+        broker.publish(name, b"before").await.unwrap();
+    }
+
+    lose(&mut nodes[0]);
+    eventually("the others know that the first is dead, and go on without it", || {
+        nodes[1..].iter().all(|node| {
+            cli(node.port, &["CLUSTER", "NODES"]).contains("master,fail ")
+                && cli(node.port, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        })
+    })
+    .await;
+    // A process that comes up only now finds its way as well.
+    let late = Broker::new(builder(&nodes).build().unwrap(), BrokerOptions::default());
+    let late_subscriptions = Subscriptions::start(subscriber(&nodes), late.clone(), options());
+    for name in &alive {
+        let fresh =
+            channel(&format!("{name}:{}", (0..).find(|n| shard(&channel(&format!("{name}:{n}"))) != 0).unwrap()));
+        let mut joined = subscriptions.subscribe(&fresh).await.unwrap();
+        broker.publish(&fresh, b"fresh").await.unwrap();
+        assert_eq!(next(&mut joined).await, "fresh");
+        assert_eq!(broker.history(&fresh, None, 10).await.unwrap().publications.len(), 1);
+
+        let mut joined = late_subscriptions.subscribe(name).await.unwrap();
+        late.publish(name, b"meanwhile").await.unwrap();
+        assert_eq!(next(&mut joined).await, "meanwhile");
+        for expected in ["before", "meanwhile"] {
+            assert_eq!(next(readers.get_mut(name).unwrap()).await, expected);
+        }
+    }
+    assert!(subscriptions.is_healthy() && late_subscriptions.is_healthy());
+    let begun = Instant::now();
+    while !matches!(broker.publish(&lost[0], b"lost").await, Err(EventError::ShardAway(_)))
+        || !matches!(subscriptions.subscribe(&lost[0]).await, Err(EventError::ShardAway(_)))
+    {
+        assert!(begun.elapsed() < PATIENCE, "the shard is not known to be away");
+    }
+    // Nobody is kept waiting for what cannot be, and nothing is left behind by those who asked.
+    let count = subscriptions.channel_count();
+    for n in 0..200 {
+        let name = channel(&format!("lost_{n}"));
+        if shard(&name) != 0 {
+            continue;
+        }
+        for outcome in [subscriptions.subscribe(&name).await.err(), broker.publish(&name, b"lost").await.err()] {
+            let error = outcome.expect("the shard is dead");
+            assert!(error.is_transient(), "{error}");
+        }
+        assert!(matches!(subscriptions.subscribe(&name).await, Err(EventError::ShardAway(away)) if away == name));
+    }
+    eventually("those who gave up are forgotten", || subscriptions.channel_count() <= count).await;
+
+    bring_back(&mut nodes[0]);
+    for name in &lost {
+        let begun = Instant::now();
+        while let Err(error) = broker.publish(name, b"after").await {
+            assert!(
+                error.is_transient() && begun.elapsed() < PATIENCE,
+                "{name} cannot be published on any more: {error}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // An event whose publishing failed may be there twice; the history tells.
+        for publication in broker.history(name, None, 1_000).await.unwrap().publications {
+            assert_eq!(next(readers.get_mut(name).unwrap()).await.as_bytes(), publication.payload, "{name}");
+        }
+        let begun = Instant::now();
+        while let Err(error) = late_subscriptions.subscribe(name).await {
+            assert!(error.is_transient() && begun.elapsed() < PATIENCE, "{name} cannot be joined any more: {error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    subscriptions_end(readers.into_values().collect(), &subscriptions).await;
 }

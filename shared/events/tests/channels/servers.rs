@@ -8,6 +8,7 @@ use std::{
 };
 
 pub(crate) struct Server {
+    command: Command,
     child: Child,
     pub(crate) port: u16,
     _folder: tempfile::TempDir,
@@ -41,17 +42,40 @@ impl Server {
 
     async fn run(mut command: Command, port: u16, folder: tempfile::TempDir) -> Self {
         let child = command.stdout(Stdio::null()).spawn().unwrap();
-        let server = Self { child, port, _folder: folder };
+        let server = Self { command, child, port, _folder: folder };
         eventually("a server answers", || cli(port, &["PING"]).contains("PONG")).await;
         server
+    }
+
+    pub(crate) fn stop(&mut self) {
+        // Either fails only where the process has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Stops it without ending it: its connections stay open, and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Starts it again after [`Server::stop`], with what it kept in its folder.
+    pub(crate) fn start_again(&mut self) {
+        self.child = self.command.spawn().unwrap();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Either fails only where the process has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 

@@ -1,0 +1,280 @@
+//! Which connection a channel's commands go over.
+//!
+//! Without a cluster that is the caller's client. In a cluster it is a client of our own for each master, found by our own map of the slots: the
+//! library's clustered client sends everything through one task, and that task goes on with nothing while one master cannot be reached. Here a
+//! master that is away holds up no other; its channels are refused after a moment, and go on when it is back or another took over.
+
+mod shard;
+
+use crate::{ChannelName, EventError};
+use fred::{
+    clients::Client,
+    error::Error,
+    interfaces::{ClientLike, ClusterInterface},
+    types::{
+        Value,
+        cluster::ClusterRouting,
+        config::{Server, ServerConfig},
+    },
+    util::redis_keyslot,
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use parking_lot::RwLock;
+use shard::Shard;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Mutex,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+/// How often one command follows a channel that moves before its caller is told.
+const ATTEMPTS: usize = 5;
+/// While a shard is away, the map is not read more often than this.
+const MAP_AGE: Duration = Duration::from_millis(500);
+/// A slot that moved is looked up at once, but not again and again while the cluster makes up its mind.
+const MOVED_AGE: Duration = Duration::from_millis(50);
+/// How long one node may think about where the slots are.
+const MAP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who serves the connections as they come.
+pub(crate) trait Watch: Send + Sync {
+    /// A client that is not connected yet. The tasks end with it.
+    fn on_client(&self, client: &Client) -> JoinSet<()>;
+
+    /// Channels may be on other shards than before.
+    fn on_moved(&self);
+}
+
+/// For those who only send.
+impl Watch for () {
+    fn on_client(&self, _client: &Client) -> JoinSet<()> {
+        JoinSet::new()
+    }
+
+    fn on_moved(&self) {}
+}
+
+/// The way to every channel. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shards(Arc<Inner>);
+
+struct Inner {
+    /// In a cluster only its settings, and the way to what is on the move just now.
+    whole: Client,
+    watch: Box<dyn Watch>,
+    /// Where there is no cluster.
+    _tasks: JoinSet<()>,
+    map: RwLock<Arc<Map>>,
+    /// When the map was last read, or could not be.
+    refreshed: Mutex<Option<Instant>>,
+    /// Nodes are asked in turn.
+    turn: AtomicUsize,
+}
+
+struct Map {
+    slots: ClusterRouting,
+    shards: HashMap<Server, Arc<Shard>>,
+}
+
+impl Shards {
+    pub(crate) fn new(whole: Client, watch: impl Watch + 'static) -> Self {
+        let tasks = if whole.is_clustered() { JoinSet::new() } else { watch.on_client(&whole) };
+        let map = Map { slots: ClusterRouting::new(), shards: HashMap::new() };
+        Self(Arc::new(Inner {
+            whole,
+            watch: Box::new(watch),
+            _tasks: tasks,
+            map: RwLock::new(Arc::new(map)),
+            refreshed: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.0.whole.is_clustered()
+    }
+
+    /// What the caller gave: reaches everything where there is no cluster.
+    pub(crate) fn whole(&self) -> &Client {
+        &self.0.whole
+    }
+
+    /// Every connection there is now.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        if !self.is_clustered() {
+            return vec![self.0.whole.clone()];
+        }
+        self.map().shards.values().map(|shard| shard.client().clone()).collect()
+    }
+
+    /// Whether one connection at least answers, however long that takes.
+    pub(crate) async fn any_answers(&self) -> bool {
+        self.refresh(MAP_AGE).await;
+        let clients = self.clients();
+        let mut answers: FuturesUnordered<_> = clients.iter().map(|client| client.ping::<Value>(None)).collect();
+        while let Some(answer) = answers.next().await {
+            if answer.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Runs `call` on the connection that reaches the channel's keys, and again where these turn out to be elsewhere: it must bear repetition, as
+    /// it must for the library, which repeats what a cut connection left without an answer. `action` is the verb phrase that errors tell.
+    ///
+    /// # Errors
+    /// [`EventError::Redis`], [`EventError::ShardAway`].
+    pub(crate) async fn on<R, F>(
+        &self,
+        channel: &ChannelName,
+        action: &'static str,
+        call: impl Fn(Client) -> F,
+    ) -> Result<R, EventError>
+    where
+        F: Future<Output = Result<R, Error>>,
+    {
+        let told = EventError::redis(action);
+        if !self.is_clustered() {
+            return call(self.0.whole.clone()).await.map_err(told);
+        }
+        let mut attempts = 0;
+        loop {
+            let shard = self.shard(channel).await?;
+            let error = match call(shard.client().clone()).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            attempts += 1;
+            if error.details().starts_with("ASK ") {
+                // On the move at this moment: rare, and the library knows the steps.
+                return call(self.0.whole.clone()).await.map_err(told);
+            }
+            let has_moved = error.details().starts_with("MOVED ");
+            self.refresh(if has_moved { MOVED_AGE } else { MAP_AGE }).await;
+            let is_elsewhere = self.owner(channel).is_some_and(|owner| !Arc::ptr_eq(&owner, &shard));
+            if attempts == ATTEMPTS || !(has_moved || is_elsewhere) {
+                return Err(told(error));
+            }
+        }
+    }
+
+    /// The shard that has the channel, unless it is known to be away.
+    async fn shard(&self, channel: &ChannelName) -> Result<Arc<Shard>, EventError> {
+        if let Some(shard) = self.owner(channel).filter(|shard| shard.is_here()) {
+            return Ok(shard);
+        }
+        // Not known yet, or away: another may have taken over.
+        self.refresh(MAP_AGE).await;
+        self.owner(channel).filter(|shard| shard.may_come_back()).ok_or_else(|| EventError::ShardAway(channel.clone()))
+    }
+
+    /// Whether the channel's shard is away for longer than a reconnect takes.
+    pub(crate) fn is_away(&self, channel: &ChannelName) -> bool {
+        self.is_clustered() && self.owner(channel).is_some_and(|shard| !shard.may_come_back())
+    }
+
+    /// Returns once [`Shards::is_away`] says so, which may be never.
+    pub(crate) async fn away(&self, channel: &ChannelName) {
+        if !self.is_clustered() {
+            std::future::pending::<()>().await;
+        }
+        while !self.is_away(channel) {
+            tokio::time::sleep(MAP_AGE).await;
+        }
+    }
+
+    fn owner(&self, channel: &ChannelName) -> Option<Arc<Shard>> {
+        let map = self.map();
+        let server = map.slots.get_server(redis_keyslot(channel.as_str().as_bytes()))?;
+        map.shards.get(server).cloned()
+    }
+
+    fn map(&self) -> Arc<Map> {
+        self.0.map.read().clone()
+    }
+
+    /// Reads the map of slots again, unless that was done within `age`. Where nobody answers, the old one stays.
+    pub(crate) async fn refresh(&self, age: Duration) {
+        let mut refreshed = self.0.refreshed.lock().await;
+        if !self.is_clustered() || refreshed.is_some_and(|at| at.elapsed() < age) {
+            return;
+        }
+        match self.read_map().await {
+            Some(slots) => self.install(slots),
+            None => tracing::warn!("no node of the cluster tells where the slots are"),
+        }
+        *refreshed = Some(Instant::now());
+    }
+
+    async fn read_map(&self) -> Option<ClusterRouting> {
+        let mut clients = self.clients();
+        clients.retain(ClientLike::is_connected);
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        let count = clients.len().max(1);
+        clients.rotate_left(turn % count);
+        for client in clients {
+            if let Some(slots) = ask(&client).await {
+                return Some(slots);
+            }
+        }
+        for seed in self.0.whole.client_config().server.hosts() {
+            // Ends with this block.
+            let shard = Shard::connect(&self.0.whole, seed, |_| JoinSet::new());
+            if let Ok(Ok(())) = timeout(MAP_PATIENCE, shard.client().wait_for_connect()).await
+                && let Some(slots) = ask(shard.client()).await
+            {
+                return Some(slots);
+            }
+        }
+        None
+    }
+
+    fn install(&self, slots: ClusterRouting) {
+        let old = self.map();
+        if old.slots.slots() == slots.slots() {
+            return;
+        }
+        let shards: HashMap<Server, Arc<Shard>> = slots
+            .unique_primary_nodes()
+            .into_iter()
+            .map(|server| {
+                let known = old.shards.get(&server).cloned();
+                let shard = known.unwrap_or_else(|| {
+                    Arc::new(Shard::connect(&self.0.whole, server.clone(), |client| self.0.watch.on_client(client)))
+                });
+                (server, shard)
+            })
+            .collect();
+        let gone = old.shards.iter().filter(|(server, _)| !shards.contains_key(server));
+        let gone: Vec<Arc<Shard>> = gone.map(|(_, shard)| shard.clone()).collect();
+        tracing::info!(shards = shards.len(), gone = gone.len(), "the cluster's slots are mapped");
+        *self.0.map.write() = Arc::new(Map { slots, shards });
+        for shard in gone {
+            // What waits for an answer there is asked again elsewhere.
+            shard.close();
+        }
+        self.0.watch.on_moved();
+    }
+}
+
+impl std::fmt::Debug for Shards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shards").field("is_clustered", &self.is_clustered()).finish_non_exhaustive()
+    }
+}
+
+/// Where the slots are, as one node sees it.
+async fn ask(client: &Client) -> Option<ClusterRouting> {
+    let ServerConfig::Centralized { server } = client.client_config().server else { return None };
+    let slots: Value = timeout(MAP_PATIENCE, client.cluster_slots()).await.ok()?.ok()?;
+    ClusterRouting::from_cluster_slots(slots, server.host).ok().filter(|slots| slots.len() > 0)
+}
