@@ -33,6 +33,18 @@ pub enum QueueError {
         /// The name as given.
         name: String,
     },
+    /// A text that is no [`JobId`](crate::JobId).
+    #[error("`{text}` is not a job id, which has 26 letters and digits")]
+    InvalidId {
+        /// The text as given.
+        text: String,
+    },
+    /// A text that is no [`State`](crate::State).
+    #[error("`{text}` is not a state: scheduled, available, running, retryable, completed, cancelled or dead")]
+    InvalidState {
+        /// The text as given.
+        text: String,
+    },
     /// A part of a job is longer than its record can hold.
     #[error("{what} is too long: {len} bytes, at most {max}")]
     TooLong {

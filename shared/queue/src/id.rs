@@ -62,6 +62,6 @@ impl FromStr for JobId {
     type Err = QueueError;
 
     fn from_str(text: &str) -> Result<Self, QueueError> {
-        Ulid::from_str(text).map(Self).map_err(|_| QueueError::InvalidName { name: text.to_owned() })
+        Ulid::from_str(text).map(Self).map_err(|_| QueueError::InvalidId { text: text.to_owned() })
     }
 }

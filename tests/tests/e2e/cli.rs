@@ -63,8 +63,10 @@ async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -
     assert!(code == 1 && errors.contains(&ids[1]), "an unknown job is a clear failure: {code} {out}{errors}");
     let (code, _, errors) = oneiro.cli(&["jobs", "explain", &ids[1]]).await?;
     assert!(code == 1 && errors.contains(&ids[1]), "{code}: {errors}");
-    let (code, ..) = oneiro.cli(&["jobs", "show", "nonsense"]).await?;
-    assert_eq!(code, 2, "a wrong argument");
+    let (code, _, errors) = oneiro.cli(&["jobs", "show", "nonsense"]).await?;
+    assert!(code == 2 && errors.contains("`nonsense` is not a job id"), "a wrong argument: {code} {errors}");
+    let (code, _, errors) = oneiro.cli(&["jobs", "list", "--state", "asleep"]).await?;
+    assert!(code == 2 && errors.contains("scheduled, available, running"), "a wrong argument: {code} {errors}");
     let (code, ..) = oneiro.cli(&["jobs", "retry"]).await?;
     assert_eq!(code, 2, "retry of nothing");
     Ok(())

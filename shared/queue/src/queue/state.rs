@@ -72,6 +72,6 @@ impl FromStr for State {
         Self::ALL
             .into_iter()
             .find(|s| s.as_str() == text)
-            .ok_or_else(|| QueueError::InvalidName { name: text.to_owned() })
+            .ok_or_else(|| QueueError::InvalidState { text: text.to_owned() })
     }
 }
