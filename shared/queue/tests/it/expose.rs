@@ -62,7 +62,7 @@ async fn tasks_are_pushed_fetched_updated_rescheduled_resumed_and_listed_through
     assert_eq!(storage.list_all_workers().await.unwrap()[0].queue, "q");
     let queues = ListQueues::list_queues(&storage).await.unwrap();
     assert_eq!((queues.len(), queues[0].name.as_str(), queues[0].activity.iter().sum::<usize>()), (1, "q", 1_502));
-    assert!(storage.global().await.unwrap().iter().any(|s| s.title == "Completed" && s.value == "1502"));
+    assert!(storage.global().await.unwrap().iter().any(|s| s.title == "DONE_JOBS" && s.value == "1502"));
     assert!(!storage.fetch_by_queue().await.unwrap().is_empty());
     worker.stop().await;
     assert_eq!(storage.vacuum_before(Duration::from_secs(3600)).await.unwrap(), 0);

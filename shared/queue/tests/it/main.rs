@@ -9,6 +9,7 @@ mod chaos;
 mod cluster;
 mod documented;
 mod encryption;
+mod examples;
 mod explain;
 mod expose;
 mod failover;

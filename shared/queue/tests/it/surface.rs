@@ -22,8 +22,17 @@ use crate::{
     worker::{Act, Play, act, start},
 };
 
-/// One request on one connection; the answer's body.
+/// The body of a page.
+pub(crate) async fn get(port: u16, path: &str) -> String {
+    exchange(port, &format!("GET {path}"), "").await
+}
+
 async fn request(port: u16, head: &str, body: &str) -> Value {
+    serde_json::from_str(&exchange(port, head, body).await).unwrap()
+}
+
+/// One request on one connection; the answer's body.
+async fn exchange(port: u16, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let length = body.len();
     let text = format!(
@@ -34,7 +43,7 @@ async fn request(port: u16, head: &str, body: &str) -> Value {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    serde_json::from_str(body).unwrap()
+    body.to_owned()
 }
 
 #[tokio::test]
@@ -62,7 +71,7 @@ async fn the_board_lists_queues_jobs_and_workers_over_http_and_pushes() {
     assert_eq!((workers.as_array().unwrap().len(), workers[0]["queue"].as_str()), (1, Some("q")), "{workers}");
     assert_eq!(request(port, "GET /queues/q/workers", "").await.as_array().unwrap().len(), 1);
     let statistics = request(port, "GET /overview", "").await;
-    let completed = statistics.as_array().unwrap().iter().find(|s| s["title"] == "Completed");
+    let completed = statistics.as_array().unwrap().iter().find(|s| s["title"] == "DONE_JOBS");
     assert_eq!(completed.and_then(|s| s["value"].as_str()), Some("1"), "{statistics}");
     assert!(!request(port, "GET /queues/q/stats", "").await.as_array().unwrap().is_empty());
     for (status, label) in [("Done", "done"), ("Killed", "dead"), ("Pending", "later")] {
