@@ -136,6 +136,35 @@ fn at(times: &[u64], share: f64) -> f64 {
     times.get((times.len() as f64 * share) as usize).map_or(0.0, |ns| *ns as f64 / 1e6)
 }
 
+/// Both ends in tasks, as in a server: what `main` itself awaits has a thread of its own, and each wake-up of it costs a change of threads.
+#[expect(clippy::print_stdout, reason = "printing figures is what it is for")]
+async fn pickup(client: Client, queue: Queue, n: usize) -> Result<(), BoxDynError> {
+    let seen = Arc::new(Mutex::new(Vec::<u64>::new()));
+    let storage = FredStorage::<Stamped>::new(queue.clone(), WorkerOptions::default());
+    let context = WorkerContext::new("bench");
+    let worker = WorkerBuilder::new(&context).backend(storage).data(Arc::clone(&seen)).build(stamp);
+    let task = tokio::spawn(async move { worker.run().await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..n {
+        queue.push(NewJob::new(&Stamped(now_ns()))?).await?;
+        tokio::time::sleep(PACE).await;
+    }
+    let mut times = seen.lock().clone();
+    times.sort_unstable();
+    context.stop()?;
+    task.await??;
+    let bare = bare_pickup(&client, n).await?;
+    println!("pick-up p50 {:.2} ms, p99 {:.2} ms of {}", at(&times, 0.5), at(&times, 0.99), times.len());
+    println!(
+        "a bare LPUSH and BLPOP p50 {:.2} ms, p99 {:.2} ms: {:.1} times, {:.1} times",
+        at(&bare, 0.5),
+        at(&bare, 0.99),
+        at(&times, 0.5) / at(&bare, 0.5),
+        at(&times, 0.99) / at(&bare, 0.99)
+    );
+    Ok(())
+}
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "printing figures is what it is for")]
 async fn main() -> Result<(), BoxDynError> {
@@ -206,32 +235,7 @@ async fn main() -> Result<(), BoxDynError> {
             let pushed = n as f64 / begun.elapsed().as_secs_f64();
             println!("single push {pushed:.0}/s, bare round trip {bare:.0}/s: {:.0} %", pushed * 100.0 / bare);
         }
-        "pickup" => {
-            let n = argument(3, 500);
-            let seen = Arc::new(Mutex::new(Vec::<u64>::new()));
-            let storage = FredStorage::<Stamped>::new(queue.clone(), WorkerOptions::default());
-            let context = WorkerContext::new("bench");
-            let worker = WorkerBuilder::new(&context).backend(storage).data(Arc::clone(&seen)).build(stamp);
-            let task = tokio::spawn(async move { worker.run().await });
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            for _ in 0..n {
-                queue.push(NewJob::new(&Stamped(now_ns()))?).await?;
-                tokio::time::sleep(PACE).await;
-            }
-            let mut times = seen.lock().clone();
-            times.sort_unstable();
-            context.stop()?;
-            task.await??;
-            let bare = bare_pickup(&client, n).await?;
-            println!("pick-up p50 {:.2} ms, p99 {:.2} ms of {}", at(&times, 0.5), at(&times, 0.99), times.len());
-            println!(
-                "a bare LPUSH and BLPOP p50 {:.2} ms, p99 {:.2} ms: {:.1} times, {:.1} times",
-                at(&bare, 0.5),
-                at(&bare, 0.99),
-                at(&times, 0.5) / at(&bare, 0.5),
-                at(&times, 0.99) / at(&bare, 0.99)
-            );
-        }
+        "pickup" => tokio::spawn(pickup(client, queue, argument(3, 500))).await??,
         "bytes" => {
             let n = argument(3, 100_000);
             queue.push_all(jobs(1, 1)?).await?;

@@ -13,27 +13,30 @@ use crate::QueueError;
 macro_rules! script {
     ($name:ident, $($file:literal),+) => {
         pub(crate) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::from_lua(concat!(include_str!("lua/base.lua"), $("\n", include_str!(concat!("lua/", $file))),+)));
+            LazyLock::new(|| Script::from_lua(concat!($(include_str!(concat!("lua/", $file)), "\n"),+)));
     };
 }
 
-script!(PUSH, "push.lua");
-script!(STEP, "common.lua", "step.lua");
-script!(BEAT, "common.lua", "measure.lua", "beat.lua");
-script!(REGISTER, "register.lua");
-script!(RECONCILE, "reconcile.lua");
-script!(LEAVE, "common.lua", "leave.lua");
-script!(INSPECT, "inspect.lua");
-script!(CHANGE, "common.lua", "change.lua");
-script!(PROGRESS, "progress.lua");
-script!(MARK, "mark.lua");
-script!(STATS, "stats.lua");
-script!(FORECAST, "measure.lua", "forecast.lua");
-script!(WORKERS, "workers.lua");
-script!(CONFIGURE, "common.lua", "configure.lua");
-script!(VACUUM, "common.lua", "vacuum.lua");
-script!(OUTCOME, "outcome.lua");
-script!(ADOPT, "adopt.lua");
+script!(PUSH, "base.lua", "push.lua");
+// What a worker at rest waits for: alone, because each function defined in front of it costs time.
+script!(PUSH_ONE, "push_one.lua");
+script!(CLAIM, "claim.lua");
+script!(STEP, "base.lua", "common.lua", "step.lua");
+script!(BEAT, "base.lua", "common.lua", "measure.lua", "beat.lua");
+script!(REGISTER, "base.lua", "register.lua");
+script!(RECONCILE, "base.lua", "reconcile.lua");
+script!(LEAVE, "base.lua", "common.lua", "leave.lua");
+script!(INSPECT, "base.lua", "inspect.lua");
+script!(CHANGE, "base.lua", "common.lua", "change.lua");
+script!(PROGRESS, "base.lua", "progress.lua");
+script!(MARK, "base.lua", "mark.lua");
+script!(STATS, "base.lua", "stats.lua");
+script!(FORECAST, "base.lua", "measure.lua", "forecast.lua");
+script!(WORKERS, "base.lua", "workers.lua");
+script!(CONFIGURE, "base.lua", "common.lua", "configure.lua");
+script!(VACUUM, "base.lua", "common.lua", "vacuum.lua");
+script!(OUTCOME, "base.lua", "outcome.lua");
+script!(ADOPT, "base.lua", "adopt.lua");
 
 /// Runs a script; when Redis has lost it (restart, `SCRIPT FLUSH`, another node) the text is sent, which also stores it.
 ///

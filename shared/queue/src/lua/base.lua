@@ -1,4 +1,4 @@
--- Shared by every script; Rust puts this text in front of each of them. A push needs no more than this, and stays cheap so.
+-- Shared by every script but those that stand alone; Rust puts this text in front of each of them.
 -- KEYS[1]  prefix of all keys of one queue, e.g. `aq:{images}:`. It carries the hash tag, so every key a script
 --          derives from it lives in the slot that the call was routed to.
 -- The record's layout is described in record.rs; only its fixed head and the three short strings are read here.
@@ -63,7 +63,7 @@ end
 -- To be called before a job of the kind gets available. Field `at:<kind>` of `stat` is since when jobs of the kind wait and none of
 -- them was taken: since one was available at all, or since the last claim.
 local function begin_wait(kind)
-  if not has_available(kind) then call('HSET', P .. 'stat', 'at:' .. kind, clock()) end
+  if not has_available(kind) then call('HSET', P .. 'stat', 'at:' .. kind, string.format('%d', clock())) end
 end
 
 -- Jobs of the kind get available in a rotation that may have been empty.

@@ -286,7 +286,7 @@ if #ids > 0 then
     end
     call('HSET', P .. 'w:' .. ARGV[1], 'f', string.format('%d', base + claimed))
     -- Who only hands back keeps no job from waiting.
-    if ARGV[12] == '1' then call('HSET', P .. 'stat', 'at:' .. kind, now) end
+    if ARGV[12] == '1' then call('HSET', P .. 'stat', 'at:' .. kind, now_text) end
     weigh(-weight)
     local capped, more_of = {}, {}
     for k = 1, claimed do

@@ -70,8 +70,14 @@ impl Queue {
     async fn push_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, QueueError> {
         let mut resends = 0;
         loop {
-            let (args, order) = arguments(jobs, &self.inner.options)?;
-            match self.run::<Vec<Value>>(&scripts::PUSH, args).await {
+            let (script, args, order) = match alone(jobs, &self.inner.options) {
+                Some(job) => (&scripts::PUSH_ONE, arguments_of_one(job, &self.inner.options)?, Vec::new()),
+                None => {
+                    let (args, order) = arguments(jobs, &self.inner.options)?;
+                    (&scripts::PUSH, args, order)
+                }
+            };
+            match self.run::<Vec<Value>>(script, args).await {
                 Ok(answer) => return answers(jobs, &order, answer),
                 Err(QueueError::Unavailable(error)) if resends < RESENDS && is_broken(&error) => {
                     resends += 1;
@@ -96,12 +102,39 @@ fn is_broken(error: &fred::error::Error) -> bool {
     }
 }
 
+/// Whether nothing has to be looked at before the job is stored: it runs now and holds no key.
+fn is_plain(job: &NewJob) -> bool {
+    job.unique.is_none() && job.when == When::Now
+}
+
+/// The job of a push that has a script of its own.
+fn alone<'a>(jobs: &'a [NewJob], options: &QueueOptions) -> Option<&'a NewJob> {
+    let is_bounded = options.max_depth.is_some() || options.max_bytes.is_some() || options.max_latency.is_some();
+    match jobs {
+        [job] if is_plain(job) && !is_bounded => Some(job),
+        _ => None,
+    }
+}
+
+fn arguments_of_one(job: &NewJob, options: &QueueOptions) -> Result<Vec<Value>, QueueError> {
+    let record = job.record(options.keys.as_ref())?.encode()?;
+    let bytes = int(record.len() as u64);
+    Ok(vec![
+        id_value(job.id),
+        record.into(),
+        bytes.into(),
+        priority_value(job.priority),
+        job.kind.as_str().into(),
+        job.group.as_str().into(),
+    ])
+}
+
 /// Plain jobs that run now go lane by lane; the others go one by one.
 fn arguments(jobs: &[NewJob], options: &QueueOptions) -> Result<(Vec<Value>, Vec<usize>), QueueError> {
     let mut lanes: BTreeMap<(u8, &str, &str), Vec<&NewJob>> = BTreeMap::new();
     let mut single = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        if job.unique.is_none() && job.when == When::Now {
+        if is_plain(job) {
             lanes.entry((job.priority.letter(), &job.kind, &job.group)).or_default().push(job);
         } else {
             single.push(index);

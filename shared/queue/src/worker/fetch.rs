@@ -21,7 +21,7 @@ use super::{
     context::JobContext,
     membership::jittered,
     shared::{End, Finish, Shared, Source},
-    step::{self, Reply, Status, Step},
+    step::{self, Claim, Reply, Status, Step},
     wait::{self, Wait, Woken},
 };
 use crate::{QueueError, scripts};
@@ -264,9 +264,8 @@ impl Fetcher {
             // The step that follows meets the same trouble and waits it out.
             tokio::time::sleep(jittered(Duration::from_millis(50))).await;
         }
-        if let Some(reply) = woken.reply {
-            self.hear(reply).await;
-            self.done(self.is_hungry);
+        if let Some(claim) = woken.claim {
+            self.hear_claim(claim).await;
             return;
         }
         self.is_hungry = true;
@@ -284,7 +283,7 @@ impl Fetcher {
         if self.shared.sources.len() > 1 {
             return wait::for_work(waiting, key);
         }
-        let args = step::arguments(&self.call(self.take()), &[]);
+        let args = step::arguments_of_claim(&self.call(self.take()));
         wait::to_claim(waiting, key, source.queue.prefix().to_owned(), args)
     }
 
@@ -314,6 +313,23 @@ impl Fetcher {
             self.unsettled.splice(0..0, settled.into_iter().map(|finish| Finish { ran: Duration::ZERO, ..finish }));
         }
         self.hear(reply).await;
+    }
+
+    /// Takes in the answer to a wait that claims. Unless nothing was there, the step that follows tells what else there is, and when
+    /// the next job is due.
+    async fn hear_claim(&mut self, claim: Result<Claim, QueueError>) {
+        let next_due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        let reply = claim.map(|claim| Reply {
+            status: claim.status,
+            next_due: next_due.filter(|_| !claim.is_empty),
+            lost: Vec::new(),
+            claimed: claim.job.into_iter().collect(),
+            has_more: !claim.is_empty,
+        });
+        self.hear(reply).await;
+        self.done(self.is_hungry);
+        // A handler that takes no time ends meanwhile, and its end goes along with that step.
+        tokio::task::yield_now().await;
     }
 
     /// Takes in the answer to a step.

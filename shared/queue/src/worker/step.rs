@@ -1,4 +1,4 @@
-//! The call of `step.lua`: its arguments and its answer.
+//! The calls of `step.lua` and `claim.lua`: their arguments and their answers.
 
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +36,18 @@ pub(crate) enum Status {
     /// The tokens were used before: an earlier call arrived after all.
     Stale,
     Paused,
+}
+
+impl Status {
+    fn read(value: &Value) -> Option<Self> {
+        match value.as_i64()? {
+            0 => Some(Self::Fine),
+            1 => Some(Self::Unknown),
+            2 => Some(Self::Stale),
+            3 => Some(Self::Paused),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -116,16 +128,46 @@ fn error_value(step: &Step<'_>, finish: &Finish, message: &str) -> Value {
     serde_json::to_string(&error).unwrap_or_default().into()
 }
 
+/// The arguments of `claim.lua`: the same call for one job, with nothing to settle.
+pub(crate) fn arguments_of_claim(step: &Step<'_>) -> Vec<Value> {
+    vec![
+        step.number.into(),
+        step.token.to_string().into(),
+        (step.token + 1).to_string().into(),
+        step.kind.into(),
+        i64::from(step.can_run).into(),
+    ]
+}
+
+/// What a claim brought.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) status: Status,
+    pub(crate) job: Option<(JobId, Bytes)>,
+    /// Nothing waits, and nothing gets due.
+    pub(crate) is_empty: bool,
+}
+
+pub(crate) fn read_claim(reply: Vec<Value>) -> Result<Claim, QueueError> {
+    const UNREADABLE: QueueError = QueueError::Corrupt { what: "an answer to a claim that cannot be read" };
+    let mut reply = reply.into_iter();
+    let status = reply.next().and_then(|status| Status::read(&status)).ok_or(UNREADABLE)?;
+    let (id, record) = (reply.next(), reply.next());
+    let is_empty = id.is_some() && record.is_none();
+    let job = match id.zip(record) {
+        None => None,
+        Some((id, record)) => {
+            let id = JobId::from_bytes(id.as_bytes().ok_or(UNREADABLE)?)?;
+            Some((id, record.into_bytes().ok_or(UNREADABLE)?))
+        }
+    };
+    Ok(Claim { status, job, is_empty })
+}
+
 pub(crate) fn read(reply: Vec<Value>) -> Result<Reply, QueueError> {
     const UNREADABLE: QueueError = QueueError::Corrupt { what: "an answer to a step that cannot be read" };
     let [status, next_due, lost, ids, records, more]: [Value; 6] = reply.try_into().map_err(|_| UNREADABLE)?;
-    let status = match status.as_i64() {
-        Some(0) => Status::Fine,
-        Some(1) => Status::Unknown,
-        Some(2) => Status::Stale,
-        Some(3) => Status::Paused,
-        _ => return Err(UNREADABLE),
-    };
+    let status = Status::read(&status).ok_or(UNREADABLE)?;
     let next_due = next_due.as_i64().and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     let claimed = ids
         .into_array()

@@ -12,7 +12,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     connect::{renew, renew_after},
-    step::{self, Reply},
+    step::{self, Claim},
 };
 use crate::{QueueError, scripts};
 
@@ -33,7 +33,7 @@ pub(super) struct Woken {
     /// Redis did not do as it was told.
     pub(super) is_refused: bool,
     /// What a wait that claims brought.
-    pub(super) reply: Option<Result<Reply, QueueError>>,
+    pub(super) claim: Option<Result<Claim, QueueError>>,
 }
 
 /// Waits for a token.
@@ -43,31 +43,31 @@ pub(super) fn for_work(client: Client, key: String) -> Wait {
         if let Err(error) = &popped {
             renew(&client, error).await;
         }
-        Woken { is_refused: popped.is_err(), reply: None }
+        Woken { is_refused: popped.is_err(), claim: None }
     };
     Wait { claims: false, call: call.boxed() }
 }
 
-/// Waits for a token and makes a step with these arguments when there is one, or after the nap.
+/// Waits for a token and claims a job with these arguments when there is one, or after the nap.
 ///
 /// Both commands are sent at once: while a connection is blocked, Redis leaves what follows unread, and runs it in the same turn in
 /// which the pop ends. So the job is under way when the worker wakes up.
 pub(super) fn to_claim(client: Client, key: String, prefix: String, args: Vec<Value>) -> Wait {
     let call = async move {
         let calls = calls(&client);
-        // To the client a blocking command: it would hold back the step until the pop has ended.
+        // To the client a blocking command: it would hold back the claim until the pop has ended.
         let mut popping = Box::pin(pop(&calls, key, false));
         let sent = futures::poll!(popping.as_mut());
-        let reply = scripts::run(&calls, &scripts::STEP, &prefix, args).await.and_then(step::read);
+        let claim = scripts::run(&calls, &scripts::CLAIM, &prefix, args).await.and_then(step::read_claim);
         let popped = match sent {
             Poll::Ready(popped) => Some(popped),
-            // Its answer came before the step's.
+            // Its answer came before the claim's.
             Poll::Pending => popping.now_or_never(),
         };
-        if let Err(error) = &reply {
+        if let Err(error) = &claim {
             renew_after(&client, error).await;
         }
-        Woken { is_refused: popped.is_some_and(|popped| popped.is_err()), reply: Some(reply) }
+        Woken { is_refused: popped.is_some_and(|popped| popped.is_err()), claim: Some(claim) }
     };
     Wait { claims: true, call: call.boxed() }
 }

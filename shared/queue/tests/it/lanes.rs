@@ -147,3 +147,55 @@ async fn who_waits_for_a_job_is_told_that_it_was_deleted() {
     assert_eq!(waiting.await.unwrap().unwrap().state, None::<State>);
     assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:waiters"]).await, 0, "it was told, not found out");
 }
+
+/// A worker at rest claims by a script of its own: what is rare about a job must not get past it.
+#[tokio::test]
+async fn a_worker_at_rest_minds_caps_cancels_pauses_and_second_entries() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    // It waits: nothing is said to it but by the token that it takes.
+    let at_rest = || async {
+        eventually("at rest", || async {
+            let clients: String = server.command(&["CLIENT", "LIST"]).await;
+            clients.lines().any(|client| client.contains("cmd=blpop") && !client.contains("qbuf=0 "))
+        })
+        .await;
+    };
+    queue.cap_groups(Some(1)).await.unwrap();
+    at_rest().await;
+    let first = queue.push(act(Act::Hang, "capped").group("g")).await.unwrap().id;
+    eventually("running", || async { worker.log.of("capped").len() == 1 }).await;
+    at_rest().await;
+    queue.push(act(Act::Succeed, "next").group("g")).await.unwrap();
+    at_rest().await;
+    queue.push(act(Act::Succeed, "ungrouped")).await.unwrap();
+    eventually("ran", || async { worker.log.of("ungrouped").len() == 1 }).await;
+    assert!(worker.log.of("next").is_empty(), "its group is at its cap");
+    assert_eq!(server.command::<i64>(&["HGET", "aq:{q}:run", "g"]).await, 1);
+    queue.cancel(&first).await.unwrap();
+    eventually("the next of the group ran", || async { worker.log.of("next").len() == 1 }).await;
+    queue.cap_groups(None).await.unwrap();
+    // A cancelled job's place in its list, and a second place of a running job.
+    queue.pause().await.unwrap();
+    let ghost = queue.push(act(Act::Succeed, "ghost")).await.unwrap().id;
+    queue.cancel(&ghost).await.unwrap();
+    at_rest().await;
+    assert!(worker.log.of("ghost").is_empty());
+    queue.resume().await.unwrap();
+    let twice = queue.push(act(Act::Hang, "twice")).await.unwrap().id;
+    eventually("running", || async { worker.log.of("twice").len() == 1 }).await;
+    at_rest().await;
+    let double = "redis.call('RPUSH', KEYS[1] .. 'q:n:play:', redis.call('ZRANGE', KEYS[1] .. 'lease', 0, 0)[1]) \
+                  redis.call('RPUSH', KEYS[1] .. 'r:n:play', '') return redis.call('RPUSH', KEYS[1] .. 'wk:play', '1')";
+    assert_eq!(server.command::<i64>(&["EVAL", double, "1", "aq:{q}:"]).await, 1);
+    queue.push(act(Act::Succeed, "after")).await.unwrap();
+    eventually("after", || async { worker.log.of("after").len() == 1 }).await;
+    eventually("settled", || async { queue.stats().await.unwrap().completed == 3 }).await;
+    assert_eq!((worker.log.of("twice").len(), queue.stats().await.unwrap().running), (1, 1));
+    queue.cancel(&twice).await.unwrap();
+    eventually("cancelled", || async { queue.stats().await.unwrap().cancelled == 3 }).await;
+    assert!(worker.log.of("ghost").is_empty());
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:run", "aq:{q}:ghosts", "aq:{q}:r:n:play"]).await, 0);
+    worker.stop().await;
+}
