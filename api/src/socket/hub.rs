@@ -25,9 +25,11 @@ const ATTACH_PAUSE: Duration = Duration::from_millis(500);
 struct Member {
     conn: Arc<Conn>,
     encoding: Encoding,
-    /// Stored events of its epoch up to here are not delivered: the session has sent them. `None`: none at all yet, as the session is about to
-    /// read them.
-    sent: Option<Position>,
+    /// No stored events yet: the session is about to read them.
+    is_held: bool,
+    /// Stored events of its epoch up to here are not delivered: the session has sent them. `None`: the process has dispatched that far. Boxed, as
+    /// few need it and there are hundreds of thousands of members.
+    sent: Option<Box<Position>>,
 }
 
 struct Topic {
@@ -96,7 +98,7 @@ impl Places {
     fn rewind(&mut self, end: &Position) {
         for sent in self.taken.iter_mut().flatten().filter_map(|member| member.sent.as_mut()) {
             if sent.epoch == end.epoch && sent.offset > end.offset {
-                *sent = end.clone();
+                **sent = end.clone();
             }
         }
     }
@@ -160,7 +162,8 @@ impl Topic {
         });
     }
 
-    fn put(&self, member: Member) -> (u32, Position) {
+    fn put(&self, conn: &Arc<Conn>, encoding: Encoding) -> (u32, Position) {
+        let member = Member { conn: conn.clone(), encoding, is_held: true, sent: None };
         let mut state = self.state.lock();
         (state.members.put(member), state.last.clone())
     }
@@ -218,11 +221,11 @@ impl Topic {
 
 impl Prepared<'_> {
     fn frame_for(&mut self, member: &Member) -> Option<Frame> {
-        let is_skipped = match (&self.publication.position, &member.sent) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(position), Some(sent)) => position.offset <= sent.offset && position.epoch == sent.epoch,
+        let was_sent = |position: &Position| {
+            let sent = member.sent.as_ref();
+            sent.is_some_and(|sent| position.offset <= sent.offset && position.epoch == sent.epoch)
         };
+        let is_skipped = self.publication.position.as_ref().is_some_and(|at| member.is_held || was_sent(at));
         if is_skipped
             || !member.conn.hears(self.kind)
             || (self.author.is_some() && self.author.as_deref() == member.conn.user().map(UserId::as_str))
@@ -273,7 +276,7 @@ impl Hub {
         // From here on dropping the membership gives the reference back, also when the attempt fails or is cancelled.
         let mut membership = Membership { topic: topic.clone(), place: None };
         topic.attach().await?;
-        let (place, last) = topic.put(Member { conn: conn.clone(), encoding, sent: None });
+        let (place, last) = topic.put(conn, encoding);
         membership.place = Some(place);
         Ok((membership, last))
     }
@@ -295,7 +298,7 @@ impl Hub {
             Err(EventError::ShardAway(_)) => topic.attach_later(),
             outcome => outcome?,
         }
-        let (place, _) = topic.put(Member { conn: conn.clone(), encoding, sent: None });
+        let (place, _) = topic.put(conn, encoding);
         membership.place = Some(place);
         let live_from = membership.go_live_now();
         Ok((membership, live_from))
@@ -346,8 +349,10 @@ impl Membership {
         if is_comparable && state.last.offset > sent.offset {
             return false;
         }
+        let is_past = state.last == *sent;
         if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
-            member.sent = Some(sent.clone());
+            member.is_held = false;
+            member.sent = if is_past { None } else { Some(Box::new(sent.clone())) };
         }
         true
     }
@@ -357,7 +362,7 @@ impl Membership {
         let mut state = self.topic.state.lock();
         let last = state.last.clone();
         if let Some(member) = self.place.and_then(|place| state.members.get_mut(place)) {
-            member.sent = Some(last.clone());
+            (member.is_held, member.sent) = (false, None);
         }
         last
     }

@@ -49,20 +49,28 @@ impl Session {
         self.send(&frame.finish());
     }
 
-    pub(crate) async fn on_text(&mut self, text: &str) -> Result<(), Close> {
-        let now = Instant::now();
+    /// Whether one more message, or frame of the protocol, is within the limit. One in excess is not looked at; persistent excess ends the
+    /// connection.
+    pub(crate) fn admit_frame(&mut self) -> Result<bool, Close> {
         let settings = &self.ctx.settings;
-        if !self.bucket.take(settings.messages_per_second, settings.message_burst, now) {
+        if !self.bucket.take(settings.messages_per_second, settings.message_burst, Instant::now()) {
             self.strikes += 1;
             if self.strikes > settings.message_burst {
                 return Err(rejected("message_rate", Close::RATE_LIMIT));
             }
-            self.send_error(ErrorCode::RateLimited, "too many messages; this one was not looked at");
-            return Ok(());
+            return Ok(false);
         }
         if self.bucket.is_rested(settings.message_burst) {
             // Excess now and then, over days, is not persistent.
             self.strikes = 0;
+        }
+        Ok(true)
+    }
+
+    pub(crate) async fn on_text(&mut self, text: &str) -> Result<(), Close> {
+        if !self.admit_frame()? {
+            self.send_error(ErrorCode::RateLimited, "too many messages; this one was not looked at");
+            return Ok(());
         }
         let Some(message) = Fields::parse(text.as_bytes()) else {
             let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();

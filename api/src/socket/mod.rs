@@ -41,7 +41,7 @@ use close::Close;
 use fred::clients::Client;
 use handshake::Caller;
 use hub::Hub;
-use limits::Limiter;
+use limits::{Limiter, Quota};
 pub use oneiro_core::publish::CONTROL_CHANNEL;
 use oneiro_core::{
     auth::{UserId, Verifier},
@@ -59,7 +59,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
 /// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
-const HANDSHAKE_BURST_SECONDS: u32 = 4;
+const BURST_SECONDS: u32 = 4;
 
 /// What the socket tier stands on; the caller connects and configures it.
 pub struct Deps {
@@ -107,6 +107,9 @@ pub struct SocketContext {
     cursors: inbox::Cursors,
     address_handshakes: Limiter<String>,
     user_handshakes: Limiter<UserId>,
+    signals: Limiter<UserId>,
+    /// Chat messages by sender and receiver since the receiver was last seen online.
+    waiting_chats: Quota<(UserId, UserId)>,
     counters: Counters,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -116,9 +119,10 @@ impl SocketContext {
     pub fn start(deps: Deps) -> Arc<Self> {
         let subscriptions = Subscriptions::start(deps.subscriber, deps.broker.clone(), SubscriptionsOptions::default());
         let settings = deps.settings;
-        let limiter = |rate: u32| (rate, rate.saturating_mul(HANDSHAKE_BURST_SECONDS));
+        let limiter = |rate: u32| (rate, rate.saturating_mul(BURST_SECONDS));
         let (address_rate, address_burst) = limiter(settings.handshakes_per_second_per_address);
         let (user_rate, user_burst) = limiter(settings.handshakes_per_second_per_user);
+        let (signal_rate, signal_burst) = limiter(settings.signals_per_second_per_user);
         let node = format!("{:08x}", rand::random::<u32>());
         let presence = PresenceOptions {
             channel: PRESENCE_CHANNEL.parse().expect("a constant name"),
@@ -141,6 +145,8 @@ impl SocketContext {
             cursors: inbox::Cursors::default(),
             address_handshakes: Limiter::new(address_rate, address_burst),
             user_handshakes: Limiter::new(user_rate, user_burst),
+            signals: Limiter::new(signal_rate, signal_burst),
+            waiting_chats: Quota::new(settings.inbox_chats_per_sender),
             counters: Counters::new(),
             settings,
             tasks: parking_lot::Mutex::default(),

@@ -12,10 +12,14 @@ use super::{
 };
 use crate::ApiError;
 use oneiro_core::{auth::UserId, clock, publish::PRESENCE_CHANNEL};
-use oneiro_events::presence::{Around, Member};
+use oneiro_events::{
+    EventError,
+    presence::{Around, Member},
+};
 use poem::{IntoResponse, Response, handler, web::Data};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Longest chat message in bytes, well below the frame limit, so that what is stored stays small.
 const MAX_CHAT_BYTES: usize = 16 * 1024;
@@ -88,7 +92,7 @@ impl Session {
         self.send_error(ErrorCode::InvalidMessage, what);
     }
 
-    fn failed(&self, error: &oneiro_events::EventError) {
+    fn failed(&self, error: &EventError) {
         tracing::warn!(error = crate::error::report(error), "a message could not be passed on");
         self.send_error(ErrorCode::MessageProcessingError, "the message could not be passed on; please try again");
     }
@@ -101,6 +105,9 @@ impl Session {
         let (Some(context), Some(is_typing), Ok(claims)) = (context, is_typing, self.claims()) else {
             return self.invalid("`data` must hold `is_typing` (true or false) and `context` (text)");
         };
+        if !self.may_signal(&claims.user_id) {
+            return;
+        }
         let event = json!({ "type": "typing", "data": { "user_id": claims.user_id, "is_typing": is_typing, "context": context } });
         let joined =
             self.memberships.iter().find(|joined| !joined.is_own && joined.membership.channel().as_str() == context);
@@ -112,6 +119,18 @@ impl Session {
             return;
         }
         self.tell_everybody(&event).await;
+    }
+
+    /// Whether others may be told one more thing of this user: one message makes as many frames as there are others.
+    fn may_signal(&self, user: &UserId) -> bool {
+        let may = self.ctx.signals.admit(user, Instant::now());
+        if !may {
+            self.send_error(
+                ErrorCode::RateLimited,
+                "too many typing and presence messages; nobody was told of this one",
+            );
+        }
+        may
     }
 
     async fn tell_everybody(&self, event: &Value) {
@@ -142,6 +161,9 @@ impl Session {
         let device =
             message.object("data").and_then(|data| data.text("device")).filter(|text| text.len() <= MAX_LABEL_BYTES);
         let details = device.map_or_else(|| json!({}), |device| json!({ "device": device }));
+        if !self.may_signal(&claims.user_id) {
+            return;
+        }
         let stored = json!({ "status": status, "data": details }).to_string();
         let is_hidden = status == "offline";
         if let Err(error) = self.ctx.presence.set_status(&member_of(&claims.user_id), &stored, is_hidden).await {
@@ -154,6 +176,21 @@ impl Session {
         }
     }
 
+    /// Whether one more chat message may go into the receiver's inbox, should the receiver be away: it holds so many events of whatever kind, and
+    /// the oldest go first.
+    async fn may_wait(&self, from: &UserId, to: &UserId) -> Result<bool, EventError> {
+        let pair = (from.clone(), to.clone());
+        if self.ctx.waiting_chats.admit(pair.clone()) {
+            return Ok(true);
+        }
+        if self.ctx.presence.member(&member_of(to)).await?.connections == 0 {
+            return Ok(false);
+        }
+        // Whoever is here reads.
+        self.ctx.waiting_chats.clear(&pair);
+        Ok(self.ctx.waiting_chats.admit(pair))
+    }
+
     /// Stored in the receiver's inbox, so it waits for a receiver who is away.
     async fn on_chat(&mut self, message: &Fields<'_>) {
         let (to, text) = (message.get::<UserId>("to_user_id"), message.text("message"));
@@ -162,6 +199,14 @@ impl Session {
         };
         if text.len() > MAX_CHAT_BYTES {
             return self.send_error(ErrorCode::TooLarge, "the message is longer than 16 KiB");
+        }
+        match self.may_wait(&claims.user_id, &to).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let why = "this user is away, and as many of your messages wait already as may";
+                return self.send_error(ErrorCode::RateLimited, why);
+            }
+            Err(error) => return self.failed(&error),
         }
         let now = clock::utc_iso();
         let sent_at =

@@ -216,8 +216,14 @@ impl Session {
         self.last_heard = Instant::now();
         match incoming {
             Incoming::Text(text) => return Ok(Some(Long::Text(text))),
-            Incoming::Ping(payload) => self.conn.outbox.push(Frame::control(framing::pong(&payload))),
-            Incoming::Pong => {}
+            // Of those in excess, none is answered: there is no way to say so within the protocol.
+            Incoming::Ping(payload) if self.admit_frame()? => {
+                self.conn.outbox.push(Frame::control(framing::pong(&payload)));
+            }
+            Incoming::Ping(_) => {}
+            Incoming::Pong => {
+                self.admit_frame()?;
+            }
             Incoming::Close(code) => return Err(End::Close(Close::new(code.unwrap_or(1000), ""))),
         }
         Ok(None)
@@ -247,10 +253,10 @@ impl From<Close> for End {
     }
 }
 
-/// Counts a refusal and passes it on.
-pub(crate) fn rejected(reason: &'static str, close: Close) -> Close {
+/// Counts a refusal of a socket or an event stream and passes on what its client is told.
+pub(crate) fn rejected<T>(reason: &'static str, told: T) -> T {
     metrics::counter!("oneiro_ws_rejected_total", "reason" => reason).increment(1);
-    close
+    told
 }
 
 /// What a failing Redis means to a client.

@@ -16,7 +16,7 @@ use super::{
     outbox::{Frame, Outbox},
     registry,
     resume::resume_failed,
-    session::unavailable,
+    session::{rejected, unavailable},
 };
 use crate::ApiError;
 use bytes::Bytes;
@@ -71,24 +71,28 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     let caller = Caller::of(request, &ctx.settings);
     let source = caller.token.as_ref().map(|(_, source)| *source);
     if !handshake::is_origin_allowed(request, &ctx.settings, source) {
-        return Err(http::forbidden("pages of this origin may not connect").into());
+        return Err(rejected("origin", http::forbidden("pages of this origin may not connect")).into());
     }
     if !ctx.address_handshakes.admit(&caller.address, Instant::now()) {
-        return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
+        return Err(rejected("address_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
-    if ctx.registry.is_draining()
-        || (ctx.settings.max_connections > 0 && ctx.registry.len() >= ctx.settings.max_connections)
-    {
-        return Err(ApiError::unavailable("this server takes no more streams", None).into());
+    if ctx.registry.is_draining() {
+        return Err(ApiError::unavailable("this server is about to restart", None).into());
     }
-    let (token, _) = caller.token.clone().ok_or_else(|| ApiError::unauthorized(&AuthError::Missing))?;
-    let claims = ctx.verifier.verify(&token).map_err(|error| ApiError::unauthorized(&error))?;
-    let (channels, rejected) = channels(&ctx, &caller, &claims).await?;
-    let hello = (!rejected.is_empty()).then(|| hello(&channels, &rejected));
+    if ctx.settings.max_connections > 0 && ctx.registry.len() >= ctx.settings.max_connections {
+        return Err(rejected("capacity", ApiError::unavailable("this server takes no more streams", None)).into());
+    }
+    let verified = caller.token.as_ref().ok_or(AuthError::Missing).and_then(|(token, _)| ctx.verifier.verify(token));
+    let claims = verified.map_err(|error| rejected("token", ApiError::unauthorized(&error)))?;
+    if !ctx.user_handshakes.admit(&claims.user_id, Instant::now()) {
+        return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
+    }
+    let (channels, refused) = channels(&ctx, &caller, &claims).await?;
+    let hello = (!refused.is_empty()).then(|| hello(&channels, &refused));
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
-        return Err(ApiError::rate_limited(Duration::from_secs(5)).into());
+        return Err(rejected("user_connections", ApiError::rate_limited(Duration::from_secs(5))).into());
     }
     let expires = ctx.deadline_of(&claims);
     let next_beat = Instant::now() + beat_interval(&ctx);
@@ -131,7 +135,7 @@ async fn channels(
         let shared = SHARED.iter().map(|name| name.parse().expect("a constant name"));
         return Ok((shared.chain([own]).collect(), Vec::new()));
     };
-    let (mut channels, mut rejected): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
+    let (mut channels, mut refused): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
     for name in wanted.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         let channel: ChannelName =
             name.parse().map_err(|_| http::wrong("channels", "must be names separated by commas"))?;
@@ -141,7 +145,7 @@ async fn channels(
             Access::IfDream(id) => ctx.dreams.load(id).await?.is_some_and(|dream| dream.is_visible_to(claims)),
         };
         if !is_granted {
-            rejected.push(channel);
+            refused.push(channel);
             continue;
         }
         if name == SHARED[0] && !channels.contains(&own) {
@@ -154,11 +158,11 @@ async fn channels(
     if channels.len() > ctx.settings.max_channels {
         return Err(http::wrong("channels", "are too many for one stream"));
     }
-    match rejected.first() {
+    match refused.first() {
         Some(channel) if channels.is_empty() => {
-            Err(http::forbidden(&format!("the channel `{channel}` is not yours to read")))
+            Err(rejected("forbidden", http::forbidden(&format!("the channel `{channel}` is not yours to read"))))
         }
-        _ => Ok((channels, rejected)),
+        _ => Ok((channels, refused)),
     }
 }
 
@@ -182,9 +186,16 @@ impl Stream {
             None => Form::Raw,
         };
         let encoding = Encoding { form, with_position: true, with_progress: true };
+        let is_resuming = last.contains_key(&channel);
+        if !is_resuming && SHARED.contains(&name) {
+            let joined = self.ctx.hub.join_live(&channel, &self.conn, encoding).await;
+            let (membership, sent) = joined.map_err(|error| http::failed(&error))?;
+            self.positions.insert(channel, sent);
+            self.memberships.push(membership);
+            return Ok(());
+        }
         let joined = self.ctx.hub.join(&channel, &self.conn, encoding).await;
         let (membership, dispatched) = joined.map_err(|error| http::failed(&error))?;
-        let is_resuming = last.contains_key(&channel);
         let sent = last.get(&channel).cloned().unwrap_or(dispatched);
         // Not where the queue ends but where it begins: ids are told as frames leave.
         self.positions.insert(channel, sent.clone());

@@ -230,3 +230,24 @@ async fn a_list_of_everybody_lets_no_foreign_page_use_a_cookie() {
         assert_eq!(status(&node, &path, &[("origin", origin)]).await, with_query, "{origin}");
     }
 }
+
+#[tokio::test]
+async fn pings_and_pongs_count_as_messages() {
+    let redis = Redis::start().await;
+    let limited = RealtimeSettings { messages_per_second: 1, message_burst: 5, ..settings() };
+    let node = Node::start(&redis, limited).await;
+    for (name, first) in [("pings", 0x89), ("pongs", 0x8a)] {
+        let mut stream = upgrade(node.addr, &format!("/ws/notifications/?token={}", token(1))).await;
+        stream.write_all(&frame(first, b"x").repeat(100)).await.unwrap();
+        let mut answers = 0;
+        let code = loop {
+            match read(&mut stream).await {
+                (0x88, payload) => break u16::from_be_bytes([payload[0], payload[1]]),
+                (0x8a, _) => answers += 1,
+                other => panic!("{name}: {other:?}"),
+            }
+        };
+        assert_eq!(code, 4029, "{name}");
+        assert!(if first == 0x89 { (5..100).contains(&answers) } else { answers == 0 }, "{name}: {answers} answers");
+    }
+}

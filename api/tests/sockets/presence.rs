@@ -139,6 +139,64 @@ async fn typing_and_presence_are_told_to_others_only() {
 }
 
 #[tokio::test]
+async fn what_others_are_told_of_one_user_is_limited() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis, RealtimeSettings { signals_per_second_per_user: 1, ..settings() }).await;
+    let mut ada = enter(&node, 1, 1).await;
+    let mut bob = enter(&node, 2, 2).await;
+    let mut again = enter(&node, 2, 2).await;
+    ada.expect("user_status").await;
+    // In bursts of four; over all connections of the user.
+    let typing = json!({ "type": "typing", "data": { "is_typing": true, "context": "somewhere" } });
+    for _ in 0..50 {
+        bob.send(typing.clone()).await;
+        again.send(json!({ "type": "presence", "status": "busy" })).await;
+    }
+    for client in [&mut bob, &mut again] {
+        assert_eq!(next_of(client, "error").await["error_code"], "RATE_LIMITED");
+        client.send(json!({ "type": "ping", "timestamp": 7 })).await;
+        assert_eq!(next_of(client, "pong").await["timestamp"], 7);
+    }
+    // What another does comes after all that was let through.
+    let mut cat = enter(&node, 3, 3).await;
+    let mut told = 0;
+    while ada.json().await["type"] != "user_status" {
+        told += 1;
+    }
+    assert!((4..100).contains(&told), "{told} of 100");
+    cat.send(typing).await;
+    assert_eq!(next_of(&mut ada, "typing").await["data"]["user_id"], 3);
+}
+
+#[tokio::test]
+async fn one_sender_does_not_fill_the_inbox_of_who_is_away() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis, RealtimeSettings { inbox_chats_per_sender: 3, ..quick() }).await;
+    let mut ada = enter(&node, 1, 1).await;
+    let chat = |to: u64, text: String| json!({ "type": "message", "to_user_id": to, "message": text });
+    for n in 0..6 {
+        ada.send(chat(2, format!("{n}"))).await;
+        if n >= 3 {
+            assert_eq!(ada.expect("error").await["error_code"], "RATE_LIMITED");
+        }
+    }
+    // Others, and others' inboxes, are not concerned.
+    ada.send(chat(3, "to another".to_owned())).await;
+    let mut cat = enter(&node, 3, 2).await;
+    assert_eq!(next_of(&mut cat, "chat").await["data"]["message"], "to another");
+    cat.send(chat(2, "from another".to_owned())).await;
+    let mut bob = enter(&node, 2, 3).await;
+    for expected in ["0", "1", "2", "from another"] {
+        assert_eq!(next_of(&mut bob, "chat").await["data"]["message"], expected);
+    }
+    // Who is here gets everything.
+    for n in 0..10 {
+        ada.send(chat(2, format!("here {n}"))).await;
+        assert_eq!(next_of(&mut bob, "chat").await["data"]["message"], format!("here {n}"));
+    }
+}
+
+#[tokio::test]
 async fn a_killed_process_leaves_no_ghosts() {
     let redis = Redis::start().await;
     let (alive, dead) = (Node::start(&redis, quick()).await, Node::start(&redis, quick()).await);

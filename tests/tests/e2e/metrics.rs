@@ -72,6 +72,18 @@ async fn be_a_crowd(oneiro: &Oneiro, ada: &User, dream: u64) -> Result<()> {
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     assert_eq!(ada.send(evil).await?.status, 403);
+    // What refuses a socket refuses an event stream, and is counted with it.
+    let events = |query: String| ada.http().get(format!("http://127.0.0.1:{port}/api/v1/events?{query}"));
+    let evil = events(String::new())
+        .header("origin", "https://evil.example")
+        .header("cookie", format!("access_token={token}"));
+    for (refused, status) in [
+        (evil, 403),
+        (events("token=nonsense".to_owned()), 401),
+        (events(format!("token={token}&channels=dream_images_{foreign}")), 403),
+    ] {
+        assert_eq!(ada.send(refused).await?.status, status);
+    }
 
     // An event that waits for its user, an error, a resumption that finds nothing.
     let publisher = oneiro.bearer(Some(oneiro_tests::token(&json!({ "user_id": 9, "scope": "publish" }), 600)?))?;
@@ -164,9 +176,9 @@ async fn every_documented_metric_is_scraped_and_every_scraped_one_is_documented(
         assert_eq!(told.get(name).map(String::as_str), Some(kind), "{name}");
     }
     for series in [
-        r#"oneiro_ws_rejected_total{reason="token"} 1"#,
-        r#"oneiro_ws_rejected_total{reason="origin"} 1"#,
-        r#"oneiro_ws_rejected_total{reason="forbidden"} 1"#,
+        r#"oneiro_ws_rejected_total{reason="token"} 2"#,
+        r#"oneiro_ws_rejected_total{reason="origin"} 2"#,
+        r#"oneiro_ws_rejected_total{reason="forbidden"} 2"#,
         r#"oneiro_ws_rejected_total{reason="dream_id"} 1"#,
         r#"oneiro_ws_closed_total{code="4010"} 1"#,
         r#"oneiro_ws_closed_total{code="1000"} "#,
