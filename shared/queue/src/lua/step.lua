@@ -169,7 +169,15 @@ if cfg[2] and want > 0 then
   local rate, burst = tonumber(cfg[2]), tonumber(cfg[3])
   local bucket = call('HMGET', P .. 'rl', 't', 'at')
   tokens = burst
-  if bucket[1] then tokens = min(burst, tonumber(bucket[1]) + math.max(now - tonumber(bucket[2]), 0) * rate / 1000) end
+  if bucket[1] then
+    -- Filled in the future: the clock went back. It fills on from here, or nothing would be let through until then.
+    if tonumber(bucket[2]) > now then
+      insist()
+      call('HSET', P .. 'rl', 'at', now_text)
+      bucket[2] = now
+    end
+    tokens = min(burst, tonumber(bucket[1]) + (now - tonumber(bucket[2])) * rate / 1000)
+  end
   if tokens < want then want = floor(tokens) end
 end
 

@@ -215,3 +215,42 @@ async fn explain_says_why_a_job_does_not_run() {
     eventually("cancelled", || async { why().await.contains("it was cancelled") }).await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn workers_at_rest_share_the_tokens_of_a_rate_and_none_sleeps_when_they_run_out() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.limit_rate(20.0, 1).await.unwrap();
+    let workers: Vec<_> =
+        (0..3).map(|_| start(&queue, WorkerOptions { concurrency: 1, ..WorkerOptions::default() })).collect();
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 3 }).await;
+    let begun = Instant::now();
+    for _ in 0..21 {
+        queue.push(act(Act::Succeed, "a")).await.unwrap();
+    }
+    let ran = || workers.iter().map(|worker| worker.log.of("a").len()).sum::<usize>();
+    eventually("all ran", || async { ran() == 21 }).await;
+    assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
+    eventually("settled", || async { queue.stats().await.unwrap().completed == 21 }).await;
+    assert_eq!(ran(), 21);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// A clock that was set back cannot be had in a test, but what it leaves behind can: a bucket that was filled in the future.
+#[tokio::test]
+async fn a_rate_limit_holds_after_the_clock_went_back_by_an_hour() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    queue.limit_rate(20.0, 5).await.unwrap();
+    let [seconds, _]: [String; 2] = server.command::<Vec<String>>(&["TIME"]).await.try_into().unwrap();
+    let later = (seconds.parse::<u64>().unwrap() + 3_600) * 1_000;
+    let _: i64 = server.command(&["HSET", "aq:{q}:rl", "t", "0", "at", &later.to_string()]).await;
+    queue.push_all((0..10).map(|_| act(Act::Succeed, "a")).collect()).await.unwrap();
+    let begun = Instant::now();
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("all ran", || async { worker.log.of("a").len() == 10 }).await;
+    assert!(begun.elapsed() >= Duration::from_millis(490), "{:?}", begun.elapsed());
+    worker.stop().await;
+}

@@ -1,6 +1,6 @@
 //! Workers and pushers whose network or whose Redis fails beneath them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_fred::{JobId, NewJob, Queue, QueueOptions, State, WorkerOptions};
 use fred::prelude::*;
@@ -13,13 +13,17 @@ use crate::{
 
 /// A queue behind the proxy, whose calls may take 2 seconds.
 pub(crate) async fn behind(proxy: &Proxy, options: QueueOptions) -> Queue {
+    queue_behind(proxy, "q", options).await
+}
+
+pub(crate) async fn queue_behind(proxy: &Proxy, name: &str, options: QueueOptions) -> Queue {
     let client = Builder::from_config(Config::from_url(&proxy.url()).unwrap())
         .set_policy(ReconnectPolicy::new_constant(0, 50))
         .build()
         .unwrap();
     client.init().await.unwrap();
     let options = QueueOptions { command_timeout: Duration::from_secs(2), ..options };
-    Queue::with_options(client, "q".parse().unwrap(), options)
+    Queue::with_options(client, name.parse().unwrap(), options)
 }
 
 /// Pushes the same job until it is stored, as a caller that must not lose it does.
@@ -239,4 +243,80 @@ async fn workers_from_before_and_after_redis_lost_its_data_do_not_take_each_othe
     }
     before.stop().await;
     after.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_was_never_connected_ends_when_told_to() {
+    let server = Server::start().await;
+    for wire in [Wire::Cut, Wire::Stalled] {
+        let proxy = Proxy::start(server.port).await;
+        let queue = behind(&proxy, QueueOptions::default()).await;
+        proxy.set(wire);
+        let worker = start(&queue, WorkerOptions::default());
+        eventually("running", || async { worker.context.is_running() }).await;
+        worker.context.stop().unwrap();
+        tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
+    }
+}
+
+/// While Redis is away each sign of life fails; those that were asked for meanwhile must not come all at once when it is back, nor
+/// each tear down the connection that the one before it has made.
+#[tokio::test]
+async fn signs_of_life_do_not_pile_up_while_redis_is_deaf() {
+    let server = Server::start().await;
+    let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() }).await;
+    let worker = start(&queue, WorkerOptions::default());
+    let hang = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    eventually("running", || async { worker.log.of("hang").len() == 1 }).await;
+    let number = queue.job(&hang).await.unwrap().unwrap().worker;
+    let figure = async |section: &str, field: &str| -> u64 {
+        let info: String = server.command(&["INFO", section]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix(field)).unwrap().to_owned();
+        line.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let connections = figure("stats", "total_connections_received:").await;
+    let calls = figure("commandstats", "cmdstat_evalsha:calls=").await;
+    // Eight leases long: 24 beats were due.
+    let _: () = server.command(&["DEBUG", "SLEEP", "8"]).await;
+    push(&queue, act(Act::Succeed, "after")).await;
+    eventually("after", || async { worker.log.of("after").len() == 1 }).await;
+    let (connections_after, calls_after) = (
+        figure("stats", "total_connections_received:").await - connections,
+        figure("commandstats", "cmdstat_evalsha:calls=").await - calls,
+    );
+    assert!(calls_after < 24, "{calls_after} calls");
+    // The worker's three, tried anew a few times, and those of this test.
+    assert!(connections_after < 24, "{connections_after} connections");
+    let job = queue.job(&hang).await.unwrap().unwrap();
+    assert_eq!((job.state, job.worker), (State::Running, number), "its worker kept it");
+    assert_eq!((worker.log.of("hang").len(), queue.stats().await.unwrap().rescued_total), (1, 0));
+    queue.cancel(&hang).await.unwrap();
+    eventually("cancelled", || async { queue.stats().await.unwrap().cancelled == 1 }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_steps_are_refused_tries_less_and_less_often_and_goes_on_by_itself() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    // A key of the wrong type: claims, signs of life and all else work, only steps do not.
+    let _: () = server.command(&["SET", "aq:{q}:sched", "broken"]).await;
+    let begun = Instant::now();
+    queue.push(act(Act::Succeed, "first")).await.unwrap();
+    eventually("refused", || async {
+        let info: String = server.command(&["INFO", "errorstats"]).await;
+        info.lines()
+            .find_map(|line| line.strip_prefix("errorstat_WRONGTYPE:count="))
+            .is_some_and(|count| count.trim().parse::<u32>().unwrap() >= 8)
+    })
+    .await;
+    // Seven waits between eight tries: none, then 50 ms doubling up to 1 s, each shortened by up to half.
+    assert!(begun.elapsed() >= Duration::from_millis(1_275), "{:?}", begun.elapsed());
+    let _: i64 = server.command(&["DEL", "aq:{q}:sched"]).await;
+    queue.push(act(Act::Succeed, "second")).await.unwrap();
+    eventually("both are over", || async { queue.stats().await.unwrap().completed == 2 }).await;
+    assert_eq!((worker.log.of("first"), worker.log.of("second")), (vec![1], vec![1]));
+    worker.stop().await;
 }

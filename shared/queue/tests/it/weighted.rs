@@ -7,10 +7,12 @@ use apalis_core::{
     task::data::Data,
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
-use apalis_fred::{FredStorage, JobContext, Queue, State, WorkerOptions};
+use apalis_fred::{FredStorage, JobContext, Queue, QueueOptions, State, WorkerOptions};
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
+    network::queue_behind,
+    proxy::{Proxy, Wire},
     redis::{Server, eventually},
     worker::{Act, Log, Play, act},
 };
@@ -161,5 +163,59 @@ async fn an_idle_worker_is_woken_by_each_of_its_queues_and_one_concurrency_bound
         queue.cancel(&id).await.unwrap();
     }
     eventually("all over", || async { running().await == 0 }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_was_pushed_to_two_queues_runs_in_one_after_the_other() {
+    let server = Server::start().await;
+    let (one, two) = (server.queue("one").await, server.queue("two").await);
+    let worker = Worker::start(
+        &[(&one, 1), (&two, 1)],
+        WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() },
+    );
+    worker.open();
+    let job = act(Act::Hang, "both");
+    one.push(job.clone()).await.unwrap();
+    eventually("one runs", || async { worker.ran() == 1 }).await;
+    // To apalis it is the same job: it has to wait until the first has ended.
+    two.push(job.clone()).await.unwrap();
+    eventually("claimed and put off", || async { two.stats().await.unwrap().scheduled == 1 }).await;
+    assert_eq!((worker.ran(), one.stats().await.unwrap().running), (1, 1));
+    one.cancel(&job.id()).await.unwrap();
+    eventually("the other runs", || async { worker.ran() == 2 }).await;
+    assert_eq!(two.job(&job.id()).await.unwrap().unwrap().attempts, 0, "waiting spent no attempt");
+    two.cancel(&job.id()).await.unwrap();
+    for queue in [&one, &two] {
+        eventually("over", || async { queue.stats().await.unwrap().completed == 1 }).await;
+    }
+    assert_eq!(worker.ran(), 2);
+    worker.stop().await;
+}
+
+/// Each queue's wait is given up after 10 s; nothing else would ever tell the worker.
+#[tokio::test]
+async fn waits_whose_answers_never_come_are_given_up_in_each_of_a_worker_s_queues() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let behind = |name: &'static str| queue_behind(&proxy, name, QueueOptions::default());
+    let worker = Worker::start(&[(&behind("one").await, 1), (&behind("two").await, 1)], WorkerOptions::default());
+    worker.open();
+    let queues = [server.queue("one").await, server.queue("two").await];
+    for queue in &queues {
+        queue.push(act(Act::Succeed, "before")).await.unwrap();
+        eventually("settled", || async { queue.stats().await.unwrap().completed == 1 }).await;
+    }
+    proxy.set(Wire::Deaf);
+    for queue in &queues {
+        queue.push(act(Act::Succeed, "after")).await.unwrap();
+        let token = format!("aq:{{{}}}:wk:play", queue.name());
+        eventually("told", || async { server.command::<i64>(&["EXISTS", &token]).await == 0 }).await;
+    }
+    // What was connected before carries nothing ever after.
+    proxy.set(Wire::Whole);
+    for queue in &queues {
+        eventually("ran", || async { queue.stats().await.unwrap().completed == 2 }).await;
+    }
     worker.stop().await;
 }
