@@ -12,6 +12,8 @@ pub(crate) const SUPPORT: f64 = 3.0;
 const NEARLY_ZERO: f64 = 1e-30;
 
 /// `sinc(x) * sinc(x / 3)` (Duchon, "Lanczos Filtering in One and Two Dimensions", 1979), to within 1e-8; 0 outside its support only.
+///
+/// Both sines come from one: `sin(3a) = sin(a) * (3 - 4 * sin(a)^2)`.
 pub(crate) fn lanczos3(x: f64) -> f64 {
     let x = x.abs();
     if x >= SUPPORT {
@@ -19,18 +21,20 @@ pub(crate) fn lanczos3(x: f64) -> f64 {
     } else if x < 1e-6 {
         1.0
     } else {
-        let weight = SUPPORT * sin_pi(x) * sin_pi(x / SUPPORT) / (PI * PI * x * x);
+        let sine = sin_pi(x * (1.0 / SUPPORT));
+        let square = sine * sine;
+        let weight = SUPPORT * square * (3.0 - 4.0 * square) / (PI * PI * x * x);
         if weight == 0.0 { NEARLY_ZERO } else { weight }
     }
 }
 
-/// `sin(pi * x)` for x from 0 to 3: the Taylor series around the nearest whole number, where its argument is at most pi / 2.
+/// `sin(pi * x)` for x from 0 to 1: the Taylor series up to the 13th power, which at pi / 2 is off by 7e-10.
 fn sin_pi(x: f64) -> f64 {
-    let nearest = (x + 0.5) as u32;
-    let angle = (x - f64::from(nearest)) * PI;
+    // One over 12 * 13, 10 * 11 and so on, as multiplying is many times faster than dividing.
+    const FACTORS: [f64; 6] = [1.0 / 156.0, 1.0 / 110.0, 1.0 / 72.0, 1.0 / 42.0, 1.0 / 20.0, 1.0 / 6.0];
+    let angle = x.min(1.0 - x) * PI;
     let square = angle * angle;
-    let series = [156.0, 110.0, 72.0, 42.0, 20.0, 6.0].into_iter().fold(1.0, |sum, factor| 1.0 - square / factor * sum);
-    if nearest.is_multiple_of(2) { angle * series } else { -angle * series }
+    angle * FACTORS.into_iter().fold(1.0, |sum, factor| 1.0 - square * factor * sum)
 }
 
 #[cfg(test)]

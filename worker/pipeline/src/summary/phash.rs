@@ -12,11 +12,12 @@ const KEPT: usize = 8;
 /// `rgba` is not premultiplied; transparent parts count as white.
 pub(super) fn perceptual_hash(rgba: &[u8], width: usize, height: usize) -> u64 {
     let square = average(rgba, width, height);
-    let rows: Vec<[f64; KEPT]> = square.iter().map(cosine).collect();
+    let cosines = cosines();
+    let rows: Vec<[f64; KEPT]> = square.iter().map(|row| transform(row, &cosines)).collect();
     let mut low = [[0.0; KEPT]; KEPT];
     for (x, column) in low.iter_mut().enumerate() {
         let values: [f64; SIDE] = std::array::from_fn(|y| rows[y][x]);
-        *column = cosine(&values);
+        *column = transform(&values, &cosines);
     }
     let coefficients: Vec<f64> = low.iter().flatten().copied().collect();
     let mut sorted = coefficients[1..].to_vec();
@@ -45,9 +46,14 @@ fn average(rgba: &[u8], width: usize, height: usize) -> Vec<[f64; SIDE]> {
 }
 
 /// The first coefficients of a DCT-II.
-fn cosine(values: &[f64; SIDE]) -> [f64; KEPT] {
+fn transform(values: &[f64; SIDE], cosines: &[[f64; SIDE]; KEPT]) -> [f64; KEPT] {
+    cosines.map(|wave| values.iter().zip(wave).map(|(value, cosine)| value * cosine).sum())
+}
+
+/// The waves of the lowest frequencies, made once for the forty transforms of a hash.
+fn cosines() -> [[f64; SIDE]; KEPT] {
     std::array::from_fn(|frequency| {
         let step = std::f64::consts::PI * frequency as f64 / SIDE as f64;
-        values.iter().enumerate().map(|(at, value)| value * (step * (at as f64 + 0.5)).cos()).sum()
+        std::array::from_fn(|at| (step * (at as f64 + 0.5)).cos())
     })
 }
