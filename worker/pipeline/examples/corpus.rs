@@ -2,6 +2,10 @@
 //! the feature `avif` `DIR/avif`.
 //! All are small pictures made here, so that nothing foreign is stored.
 
+#[cfg(feature = "avif")]
+#[path = "../tests/it/deep_avif.rs"]
+mod deep_avif;
+
 use std::fs;
 use std::io::Cursor;
 use std::ops::ControlFlow;
@@ -63,9 +67,23 @@ fn write_all(dir: &Path) -> Result<(), Failure> {
         files.push(("webp", name, bytes));
     }
     files.push(("gif", "moving.gif".to_owned(), moving));
-    if cfg!(feature = "avif") {
+    #[cfg(feature = "avif")]
+    {
         for (name, image) in &kinds[..3] {
             files.push(("avif", format!("{name}.avif"), own_avif(&encode(image, ImageFormat::Png)?)?));
+        }
+        for deep in deep_avif::all() {
+            let name = format!("{}-{:?}-{}.avif", deep.bits, deep.sampling, deep.is_full_range);
+            files.push(("avif", name, deep_avif::avif(&picture, deep, 1)));
+        }
+        files.push((
+            "avif",
+            "frames.avif".to_owned(),
+            deep_avif::avif(&picture, deep_avif::all().next().ok_or("a depth")?, 3),
+        ));
+        for seed in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/seeds/avif"))? {
+            let seed = seed?;
+            files.push(("avif", seed.file_name().to_string_lossy().into_owned(), fs::read(seed.path())?));
         }
     }
     for (folder, name, bytes) in &files {
@@ -104,6 +122,7 @@ fn moving_gif(rgb: &DynamicImage) -> Result<Vec<u8>, Failure> {
 }
 
 /// An AVIF, by the pipeline itself.
+#[cfg(feature = "avif")]
 fn own_avif(png: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut settings = Settings::default();
     settings.variants = vec![VariantSpec::new("avif", Target::LongEdge(37)).with_format(Output::Avif)];

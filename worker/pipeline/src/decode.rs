@@ -58,7 +58,7 @@ impl Decoders {
         let mut control = |stage| control(stage);
         let watch = Watch::new(&mut control);
         let decoded = match probed.header.format {
-            Format::Png => png::decode(buffers, watch.reader(bytes), settings),
+            Format::Png => png::decode(buffers, watch.reader(bytes), probed, settings),
             _ => still::decode(buffers, watch.reader(bytes), probed, settings),
         };
         watch.verdict(decoded)

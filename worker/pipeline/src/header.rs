@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::{Format, Limits, PipelineError, sniff};
 
 #[cfg(feature = "avif")]
+mod av1;
+#[cfg(feature = "avif")]
 mod avif;
 mod bmp;
 mod exif;
 mod gif;
 mod jpeg;
+mod named;
 mod png;
 mod webp;
 

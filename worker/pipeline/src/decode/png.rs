@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
+use moxcms::{ColorProfile, DataColorSpace};
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
 use super::{Decoded, classify_io, may_salvage};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
 use crate::control::WatchedReader;
+use crate::header::Probed;
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, PipelineError};
@@ -15,11 +17,12 @@ use crate::{Format, PipelineError};
 /// What the decoder may hold besides pixels and the colour profile: rows and chunk bodies. A row of 16,384 pixels has 128 KiB.
 const WORKING_BYTES: usize = 8 << 20;
 
-pub(super) fn decode(
+pub(super) fn decode<'a>(
     buffers: &mut Buffers,
     reader: WatchedReader<'_, '_>,
+    probed: &Probed<'a>,
     settings: &Settings,
-) -> Result<Decoded<'static>, PipelineError> {
+) -> Result<Decoded<'a>, PipelineError> {
     let limits = Limits { bytes: settings.limits.max_icc_bytes as usize + WORKING_BYTES };
     let mut decoder = Decoder::new_with_limits(reader, limits);
     decoder.set_transformations(Transformations::normalize_to_color8());
@@ -27,7 +30,8 @@ pub(super) fn decode(
     decoder.set_ignore_text_chunk(true);
     decoder.ignore_checksums(may_salvage(settings));
     let mut reader = decoder.read_info().map_err(classify)?;
-    let icc = reader.info().icc_profile.as_ref().map(|profile| Cow::Owned(profile.to_vec()));
+    let packed = reader.info().icc_profile.as_ref();
+    let mut icc = probed.icc.clone().or_else(|| packed.map(|profile| Cow::Owned(profile.to_vec())));
     let (width, height) = reader.info().size();
     let (colour, _) = reader.output_color_type();
     let layout = match colour {
@@ -53,6 +57,7 @@ pub(super) fn decode(
     };
     if colour == ColorType::GrayscaleAlpha {
         spread_grey(raster.samples_mut(0));
+        icc = icc.map(|icc| spread_grey_profile(&icc).unwrap_or(icc));
     }
     if layout == Layout::Rgba {
         premultiply(raster.samples_mut(0));
@@ -66,6 +71,16 @@ fn spread_grey(samples: &mut [u8]) {
         let (grey, alpha) = (samples[2 * pixel], samples[2 * pixel + 1]);
         samples[4 * pixel..4 * pixel + 4].copy_from_slice(&[grey, grey, grey, alpha]);
     }
+}
+
+/// The profile of grey samples as one of three equal channels.
+fn spread_grey_profile(icc: &[u8]) -> Option<Cow<'static, [u8]>> {
+    let grey = ColorProfile::new_from_slice(icc).ok()?;
+    let curve = Some(grey.gray_trc.filter(|_| grey.color_space == DataColorSpace::Gray)?);
+    let mut profile = ColorProfile::new_srgb();
+    profile.cicp = None;
+    (profile.red_trc, profile.green_trc, profile.blue_trc) = (curve.clone(), curve.clone(), curve);
+    profile.encode().ok().map(Cow::Owned)
 }
 
 fn classify(error: DecodingError) -> PipelineError {

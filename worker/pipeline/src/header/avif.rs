@@ -3,9 +3,7 @@
 
 use std::borrow::Cow;
 
-use moxcms::{CicpColorPrimaries, CicpProfile, ColorProfile, MatrixCoefficients, TransferCharacteristics};
-
-use super::{Probed, check_block, exif};
+use super::{Probed, av1, check_block, exif, named};
 use crate::{Format, Limits, PipelineError};
 
 /// What the AV1 decoder needs, and what it will not tell.
@@ -20,6 +18,8 @@ pub(crate) struct Items<'a> {
 
 /// References to an item that are looked at: each costs a walk over tables, and no writer makes more than a few.
 const MAX_REFERENCES: usize = 16;
+/// Frames in a picture's data: a still has one, or one a layer, of which AV1 allows four. What is beyond is hidden, and takes as long to decode.
+const MAX_CODED_FRAMES: usize = 4;
 const DAMAGED: &str = "its boxes contradict each other";
 const ALPHA: &[u8] = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha";
 
@@ -66,7 +66,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
                 };
                 nclx = Some((matrix, colour.get(10).is_some_and(|flags| flags & 0x80 != 0)));
                 if probed.icc.is_none() {
-                    probed.icc = profile(primaries, transfer)?.map(Cow::Owned);
+                    probed.icc = named::profile(Format::Avif, primaries, transfer)?.map(Cow::Owned);
                 }
             }
             _ => {}
@@ -83,32 +83,20 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     let alpha = file.referring(primary, b"auxl").find(is_alpha);
     (probed.header.has_alpha, probed.header.components) = (alpha.is_some(), if alpha.is_some() { 4 } else { 3 });
     probed.avif = Some(Items {
-        colour: file.data(primary)?,
-        alpha: alpha.map(|id| file.data(id)).transpose()?,
+        colour: picture(file.data(primary)?)?,
+        alpha: alpha.map(|id| picture(file.data(id)?)).transpose()?,
         is_premultiplied: alpha.is_some_and(|id| file.referring(id, b"prem").any(|item| item == primary)),
         nclx,
     });
     Ok(probed)
 }
 
-/// A profile for the primaries and the curve that are named, or nothing for those of sRGB. Pictures of more than standard brightness are
-/// refused: shown without tone mapping they are grey.
-fn profile(primaries: u16, transfer: u16) -> Result<Option<Vec<u8>>, PipelineError> {
-    if matches!(transfer, 16 | 18) {
-        return Err(PipelineError::UnsupportedFeature { format: Format::Avif, feature: "high dynamic range" });
+/// A picture's data, if it does not make the decoder work for many.
+fn picture(data: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, PipelineError> {
+    if av1::frames(&data) > MAX_CODED_FRAMES {
+        return Err(PipelineError::corrupt(Format::Avif, "it hides frames behind the one it shows"));
     }
-    let color_primaries = match primaries {
-        9 => CicpColorPrimaries::Bt2020,
-        12 => CicpColorPrimaries::Smpte432,
-        _ => return Ok(None),
-    };
-    let cicp = CicpProfile {
-        color_primaries,
-        transfer_characteristics: TransferCharacteristics::Srgb,
-        matrix_coefficients: MatrixCoefficients::Identity,
-        full_range: true,
-    };
-    Ok(ColorProfile::new_from_cicp(cicp).encode().ok())
+    Ok(data)
 }
 
 fn damaged() -> PipelineError {

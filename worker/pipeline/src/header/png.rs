@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Probed, check_block};
+use super::{Probed, check_block, named};
 use crate::{Format, Limits, PipelineError};
 
 pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, PipelineError> {
@@ -26,6 +26,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     probed.header.components = if colour == 0 { 1 } else { 3 };
     probed.header.is_progressive = interlace == 1;
     let mut has_pixels = false;
+    let (mut code_points, mut gamma, mut is_srgb) = (None, None, false);
     // A chunk that is cut off ends the walk: whether that matters is for the decoder to say.
     while let Some((kind, body, next)) = chunk(bytes, at) {
         match kind {
@@ -35,6 +36,10 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
                 check_block("ICC", body.len(), limits.max_icc_bytes)?;
                 probed.header.has_icc = true;
             }
+            // Full range without a matrix; the decoder refuses other matrices.
+            b"cICP" if !has_pixels && matches!(body, [_, _, 0, 1]) => code_points = Some((body[0], body[1])),
+            b"gAMA" if !has_pixels => gamma = body.try_into().ok().map(u32::from_be_bytes),
+            b"sRGB" if !has_pixels => is_srgb = true,
             b"acTL" if !has_pixels && body.len() >= 4 => {
                 probed.header.frames =
                     u32::from_be_bytes([body[0], body[1], body[2], body[3]]).clamp(1, limits.max_listed_frames);
@@ -50,6 +55,17 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     }
     if probed.header.has_alpha {
         probed.header.components = 4;
+    }
+    // In this order of precedence (section 4.3); the profile in `iCCP` is packed, and the decoder's to read.
+    let is_grey = colour == 0 && !probed.header.has_alpha;
+    let named = match (code_points, gamma) {
+        (Some((primaries, transfer)), _) => named::profile(Format::Png, primaries.into(), transfer.into())?,
+        (None, Some(gamma)) if !is_srgb && !probed.header.has_icc => named::gamma_profile(gamma, is_grey),
+        _ => None,
+    };
+    if let Some(profile) = named {
+        probed.icc = Some(Cow::Owned(profile));
+        probed.header.has_icc = true;
     }
     // The pixels may start in a chunk that is itself cut off.
     if !has_pixels && bytes.get(at + 4..at + 8) != Some(b"IDAT") {

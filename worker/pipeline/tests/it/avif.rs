@@ -2,8 +2,10 @@
 
 use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use oneiro_pipeline::{Chroma, Format, Output, Settings, Target, VariantSpec, probe};
+use rav1e::prelude::ChromaSampling;
 use turbojpeg::Subsamp;
 
+use crate::deep_avif;
 use crate::support::{decode, edge, encode, fixture, jpeg, one, process, psnr, reference, scene, ssim};
 
 const SEEDS: [(&str, &[u8]); 13] = [
@@ -60,6 +62,48 @@ fn pictures_of_another_encoder_are_read() {
             _ => assert!(psnr(&got.to_rgb8(), &drawn()) > 30.0, "{name}: {}", psnr(&got.to_rgb8(), &drawn())),
         }
     }
+}
+
+#[test]
+fn pictures_of_ten_and_twelve_bits_come_out_in_eight() {
+    let luma =
+        |pixel: &Rgb<u8>| 0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2]);
+    for deep in deep_avif::all() {
+        let shown = |picture: &RgbImage| {
+            let processed = process(&as_png(), &deep_avif::avif(picture, deep, 1)).expect("a picture");
+            assert_eq!((processed.header.width, processed.header.height), picture.dimensions(), "{deep:?}");
+            decode(&processed.variants[0].bytes)
+        };
+        // Flat pictures tell a wrong range or depth to the step, black and white its ends.
+        for colour in [[0; 3], [255; 3], [200, 100, 50], [20, 60, 220]] {
+            let flat = RgbImage::from_pixel(16, 16, Rgb(colour));
+            let got = shown(&flat);
+            if deep.sampling == ChromaSampling::Cs400 {
+                let grey = got.to_luma8().get_pixel(8, 8)[0];
+                assert!((f32::from(grey) - luma(&Rgb(colour))).abs() < 1.6, "{deep:?}: {grey} for {colour:?}");
+            } else {
+                let rgb = got.to_rgb8().get_pixel(8, 8).0;
+                let is_near = rgb.iter().zip(colour).all(|(got, sent)| got.abs_diff(sent) <= 3);
+                assert!(is_near, "{deep:?}: {rgb:?} for {colour:?}");
+            }
+        }
+        let got = shown(&drawn());
+        if deep.sampling == ChromaSampling::Cs400 {
+            for (grey, rgb) in got.to_luma8().pixels().zip(drawn().pixels()) {
+                assert!((f32::from(grey[0]) - luma(rgb)).abs() < 8.0, "{deep:?}: {grey:?} for {rgb:?}");
+            }
+        } else {
+            assert!(psnr(&got.to_rgb8(), &drawn()) > 32.0, "{deep:?}: {}", psnr(&got.to_rgb8(), &drawn()));
+        }
+    }
+}
+
+#[test]
+fn frames_behind_the_one_that_is_shown_are_few() {
+    let deep = deep_avif::all().next().expect("a depth");
+    let of = |times| process(&as_png(), &deep_avif::avif(&drawn(), deep, times));
+    assert!(of(4).is_ok(), "one a layer");
+    assert_eq!(of(5).expect_err("more than layers").code(), "corrupt_image");
 }
 
 #[test]

@@ -64,6 +64,58 @@ fn png_and_webp_profiles_are_honoured_and_not_passed_on() {
 }
 
 #[test]
+fn png_colours_that_are_named_are_converted() {
+    use png::ColorType::{Grayscale, GrayscaleAlpha, Rgb, Rgba};
+    // Written chunk by chunk: the encoder leaves out some, and corrects others.
+    let file = |colour, pixel: &[u8], chunks: &[(&[u8; 4], &[u8])], icc: Option<&[u8]>| {
+        let mut info = png::Info::with_size(8, 8);
+        (info.color_type, info.bit_depth) = (colour, png::BitDepth::Eight);
+        info.icc_profile = icc.map(|icc| icc.to_vec().into());
+        let mut file = Vec::new();
+        let mut writer =
+            png::Encoder::with_info(&mut file, info).expect("an encoder").write_header().expect("a header");
+        for (name, body) in chunks {
+            writer.write_chunk(png::chunk::ChunkType(**name), body).expect("a chunk");
+        }
+        writer.write_image_data(&pixel.repeat(64)).expect("pixels");
+        writer.finish().expect("an end");
+        file
+    };
+    let made = |bytes: &[u8]| process(&one(edge(8).with_format(Output::Png)), bytes);
+    let is_near = |bytes: &[u8], expected: [u8; 3]| {
+        let got = middle(&made(bytes).expect("an image").variants[0].bytes);
+        assert!(got.iter().zip(expected).all(|(got, wanted)| got.abs_diff(wanted) <= 6), "{got:?} for {expected:?}");
+    };
+    let p3: (&[u8; 4], &[u8]) = (b"cICP", &[12, 13, 0, 1]);
+    is_near(&file(Rgb, &[117, 251, 76], &[p3], None), [0, 255, 0]);
+    is_near(&file(Rgba, &[117, 251, 76, 255], &[p3], None), [0, 255, 0]);
+    // Half the light is 188 in sRGB.
+    let gamma = |value: u32| value.to_be_bytes();
+    let (light, usual) = (gamma(100_000), gamma(45_455));
+    let light: (&[u8; 4], &[u8]) = (b"gAMA", &light);
+    for (colour, pixel) in [(Rgb, &[128; 3][..]), (Grayscale, &[128]), (GrayscaleAlpha, &[128, 255])] {
+        is_near(&file(colour, pixel, &[light], None), [188; 3]);
+    }
+    is_near(&file(Rgb, &[128; 3], &[(b"cICP", &[1, 8, 0, 1])], None), [188; 3]);
+    let grey = ColorProfile::new_gray_with_gamma(1.0).encode().expect("a profile");
+    for (colour, pixel) in [(Grayscale, &[128][..]), (GrayscaleAlpha, &[128, 255])] {
+        is_near(&file(colour, pixel, &[], Some(&grey)), [188; 3]);
+    }
+    // That of sRGB, nonsense, narrow range, and what outranks a gamma.
+    let srgb = ColorProfile::new_srgb().encode().expect("a profile");
+    is_near(&file(Rgb, &[128; 3], &[(b"gAMA", &usual)], None), [128; 3]);
+    is_near(&file(Rgb, &[128; 3], &[(b"gAMA", &[0; 4])], None), [128; 3]);
+    is_near(&file(Rgb, &[128; 3], &[(b"cICP", &[1, 8, 0, 0])], None), [128; 3]);
+    is_near(&file(Rgb, &[128; 3], &[light, (b"sRGB", &[0])], None), [128; 3]);
+    is_near(&file(Rgb, &[128; 3], &[light], Some(&srgb)), [128; 3]);
+    is_near(&file(Rgb, &[128; 3], &[light, (b"cICP", &[1, 13, 0, 1])], None), [128; 3]);
+    for transfer in [16, 18] {
+        let bright = file(Rgb, &[128; 3], &[(b"cICP", &[9, transfer, 0, 1])], None);
+        assert_eq!(made(&bright).expect_err("too bright").code(), "unsupported_feature");
+    }
+}
+
+#[test]
 fn cmyk_and_ycck_become_rgb() {
     for colorspace in [Colorspace::CMYK, Colorspace::YCCK] {
         // As Adobe stores it, 255 is no ink: this is full cyan.

@@ -5,6 +5,8 @@ mod animation;
 mod avif;
 mod bombs;
 mod colour;
+#[cfg(feature = "avif")]
+mod deep_avif;
 mod formats;
 mod hostile;
 #[cfg(target_os = "linux")]
