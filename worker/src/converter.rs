@@ -1,8 +1,9 @@
 //! The hook for formats that the pipeline does not decode: an operator's own program makes a JPEG or PNG of them.
 //!
 //! The program is run as it is configured, without a shell, with nothing of the worker's environment and in a process group of its own, which
-//! is killed when it is late, says too much, or nobody waits for it any more. What it gives is untrusted like any upload.
+//! is killed when it is late, says too much, or nobody waits for it any more; on Linux the program also ends with the worker. What it gives is untrusted like any upload.
 
+use crate::orphan;
 use bytes::Bytes;
 use oneiro_pipeline::{Format, sniff};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -87,6 +88,7 @@ impl Converter {
         let mut command = Command::new(&self.program);
         command.args(self.arguments.iter().map(|argument| argument.replace(INPUT, &path)));
         command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").process_group(0).kill_on_drop(true);
+        orphan::ends_with_worker(&mut command);
         command.stdin(if is_file { Stdio::null() } else { Stdio::piped() });
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(ConvertError::Start)?;
         let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));

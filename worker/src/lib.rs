@@ -6,6 +6,7 @@ mod converter;
 mod health;
 mod jobs;
 mod memory;
+mod orphan;
 mod pool;
 mod registry;
 mod runtime;
@@ -13,6 +14,6 @@ mod shared;
 mod sweep;
 
 pub use converter::{ConvertError, Converter};
-pub use pool::{Isolation, Limits, Pool, PoolError};
+pub use pool::{Isolation, Limits, Pool, PoolError, Reserved};
 pub use runtime::{Args, run};
 pub use shared::Shared;

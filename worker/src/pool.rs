@@ -1,10 +1,12 @@
 //! Where images are worked on, never on an async thread: in threads of this process, or in processes of their own.
 //!
-//! Two bounds admit an image: a place that is free, and its estimated memory within the budget. An image that is larger than the
-//! whole budget runs alone rather than never.
+//! Two bounds admit an image: a place that is free, and its memory within the budget: a quarter of that is for originals, which are there from
+//! before their download until the image is done, the rest for what is made of them, estimated. Apart, so that images that wait for the second
+//! never hold what the first of them needs. What is larger than its part of the budget has that part to itself rather than never run.
 
 mod child;
 mod children;
+mod plausible;
 mod threads;
 mod wire;
 
@@ -18,6 +20,8 @@ use threads::Threads;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const MEGABYTE: u64 = 1 << 20;
+/// The part of the budget that is for originals: one in so many. A photo of 3 MB decodes to some 30.
+const ORIGINALS_PART: u32 = 4;
 
 /// Why an image came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +69,7 @@ pub enum PoolError {
 /// What an image may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Megabytes of decoded pixels of all images together, 1 or more: an image waits until its estimate fits.
+    /// Megabytes of all images together, 2 or more: a quarter for originals, the rest for decoded pixels. An image waits until it fits.
     pub budget_mb: u64,
     /// Time until an image is decoded. In a thread it is looked at whenever the decoder reads on, which libjpeg-turbo does not until it is
     /// done; a process is killed.
@@ -89,21 +93,46 @@ pub struct Isolation {
 pub struct Pool {
     places: Places,
     seats: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
-    budget_mb: u32,
+    originals: Budget,
+    pixels: Budget,
     wait: Duration,
     settings: Settings,
 }
 
-/// What an image holds while it is worked on. The place is taken first: an image that still waits for one keeps no memory from others.
+/// Megabytes that are handed out and come back.
+struct Budget {
+    free: Arc<Semaphore>,
+    megabytes: u32,
+}
+
+impl Budget {
+    fn new(megabytes: u32) -> Self {
+        Self { free: Arc::new(Semaphore::new(megabytes as usize)), megabytes }
+    }
+
+    /// Waits for so many bytes, or for the whole budget where they are more.
+    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, PoolError> {
+        let wanted = u32::try_from(bytes.div_ceil(MEGABYTE).max(1)).unwrap_or(u32::MAX).min(self.megabytes);
+        self.free.clone().acquire_many_owned(wanted).await.map_err(|_| PoolError::Closed)
+    }
+}
+
+/// Room for an original that is about to be read; see [`Pool::reserve`]. Dropped, the room is free again.
+pub struct Reserved {
+    _room: OwnedSemaphorePermit,
+    bytes: u64,
+}
+
+/// What an image holds while it is worked on. The place is taken first: an image that still waits for one keeps no pixels from others.
 struct Admitted {
+    _original: Reserved,
     _seat: OwnedSemaphorePermit,
-    _memory: OwnedSemaphorePermit,
+    _pixels: OwnedSemaphorePermit,
 }
 
 enum Places {
     Threads(Threads),
-    Children(Children),
+    Children(Box<Children>),
 }
 
 impl Pool {
@@ -122,13 +151,20 @@ impl Pool {
     /// A pool of at most `places` processes (1 or more), each started when it is first needed, and replaced when it is lost.
     pub fn processes(settings: Settings, places: usize, limits: Limits, isolation: Isolation) -> Self {
         let children = Children::new(&settings, limits.decode, isolation);
-        Self::new(Places::Children(children), places, settings, limits)
+        Self::new(Places::Children(Box::new(children)), places, settings, limits)
     }
 
     fn new(places: Places, count: usize, settings: Settings, limits: Limits) -> Self {
         let budget_mb = u32::try_from(limits.budget_mb).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
-        let (seats, memory) = (Arc::new(Semaphore::new(count)), Arc::new(Semaphore::new(budget_mb as usize)));
-        Self { places, seats, memory, budget_mb, wait: limits.wait, settings }
+        let originals_mb = (budget_mb / ORIGINALS_PART).max(1);
+        Self {
+            places,
+            seats: Arc::new(Semaphore::new(count)),
+            originals: Budget::new(originals_mb),
+            pixels: Budget::new(budget_mb.saturating_sub(originals_mb).max(1)),
+            wait: limits.wait,
+            settings,
+        }
     }
 
     /// The settings that every image is processed with.
@@ -147,6 +183,26 @@ impl Pool {
         }
     }
 
+    /// Waits for room for an original of so many bytes, so that images that are read at the same time stay within the budget.
+    ///
+    /// # Errors
+    /// [`PoolError::Busy`] after [`Limits::wait`].
+    ///
+    /// # Cancel safety
+    /// Nothing is kept where it is dropped.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reserved, PoolError> {
+        Ok(Reserved { _room: self.in_time(self.originals.take(bytes)).await?, bytes })
+    }
+
+    /// [`Pool::process_reserved`] for an image that is in memory anyway.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub async fn process(&self, bytes: Bytes) -> Result<Processed, PoolError> {
+        let reserved = self.reserve(bytes.len() as u64).await?;
+        self.process_reserved(bytes, reserved).await
+    }
+
     /// Makes the variants of one image. The bytes that come out do not depend on where it was worked on.
     ///
     /// # Errors
@@ -154,28 +210,34 @@ impl Pool {
     ///
     /// # Cancel safety
     /// Dropped, the work stops: in a thread at its next stage, in a process at once. Its result is thrown away.
-    pub async fn process(&self, bytes: Bytes) -> Result<Processed, PoolError> {
+    pub async fn process_reserved(&self, bytes: Bytes, reserved: Reserved) -> Result<Processed, PoolError> {
         // Own code, but over hostile bytes: what it costs, or a bug in it, is not to hold up the async threads.
         let probed = tokio::task::spawn_blocking({
             let (bytes, limits) = (bytes.clone(), self.settings.limits.clone());
             move || probe(&bytes, &limits)
         });
         let header = probed.await.map_err(|_| PoolError::Panicked)??;
-        let megabytes = (estimate_memory(&header, &self.settings) + bytes.len() as u64).div_ceil(MEGABYTE).max(1);
-        let wanted = u32::try_from(megabytes).unwrap_or(u32::MAX).min(self.budget_mb);
-        let waited = std::time::Instant::now();
-        let admitted = tokio::time::timeout(self.wait, self.admit(wanted)).await.map_err(|_| PoolError::Busy)??;
-        metrics::histogram!("oneiro_memory_wait_seconds").record(waited.elapsed().as_secs_f64());
+        // A converter gives more than the original had.
+        let unreserved = (bytes.len() as u64).saturating_sub(reserved.bytes);
+        let wanted = estimate_memory(&header, &self.settings) + unreserved;
+        let admitted = self.in_time(self.admit(wanted, reserved)).await?;
         match &self.places {
             Places::Threads(threads) => threads.process(bytes, admitted).await,
-            Places::Children(children) => children.process(&bytes).await,
+            Places::Children(children) => children.process(&bytes, &header).await,
         }
     }
 
-    async fn admit(&self, megabytes: u32) -> Result<Admitted, PoolError> {
+    async fn admit(&self, bytes: u64, original: Reserved) -> Result<Admitted, PoolError> {
         let seat = self.seats.clone().acquire_owned().await.map_err(|_| PoolError::Closed)?;
-        let memory = self.memory.clone().acquire_many_owned(megabytes).await.map_err(|_| PoolError::Closed)?;
-        Ok(Admitted { _seat: seat, _memory: memory })
+        Ok(Admitted { _original: original, _seat: seat, _pixels: self.pixels.take(bytes).await? })
+    }
+
+    /// What is waited for, or [`PoolError::Busy`].
+    async fn in_time<T>(&self, wanted: impl Future<Output = Result<T, PoolError>>) -> Result<T, PoolError> {
+        let waited = std::time::Instant::now();
+        let got = tokio::time::timeout(self.wait, wanted).await.map_err(|_| PoolError::Busy)?;
+        metrics::histogram!("oneiro_memory_wait_seconds").record(waited.elapsed().as_secs_f64());
+        got
     }
 }
 
@@ -188,7 +250,7 @@ mod tests {
     async fn an_image_waits_so_long_for_its_place_and_its_memory() {
         let limits = Limits { budget_mb: 100, decode: Duration::from_secs(60), wait: Duration::from_millis(20) };
         let pool = Pool::threads(Settings::default(), 1, limits).unwrap();
-        for bound in [&pool.seats, &pool.memory] {
+        for bound in [&pool.seats, &pool.originals.free, &pool.pixels.free] {
             let all = u32::try_from(bound.available_permits()).unwrap();
             let held = bound.clone().acquire_many_owned(all).await.unwrap();
             assert!(matches!(pool.process(Bytes::from_static(ONE_PIXEL)).await, Err(PoolError::Busy)));
@@ -197,5 +259,33 @@ mod tests {
         // Long enough for a busy machine: what is tested is that nothing is held any more.
         let pool = Pool { wait: Duration::from_secs(60), ..pool };
         pool.process(Bytes::from_static(ONE_PIXEL)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn originals_wait_for_room_before_they_are_read_and_never_for_each_other() {
+        let limits = Limits { budget_mb: 40, decode: Duration::from_secs(60), wait: Duration::from_millis(20) };
+        let pool = Pool::threads(Settings::default(), 2, limits).unwrap();
+        let (six, four) = (pool.reserve(6 * MEGABYTE).await.unwrap(), pool.reserve(4 * MEGABYTE).await.unwrap());
+        assert!(matches!(pool.reserve(1).await, Err(PoolError::Busy)), "a quarter of the budget is given away");
+        drop(four);
+        assert!(matches!(pool.reserve(5 * MEGABYTE).await, Err(PoolError::Busy)));
+        drop(six);
+        drop(pool.reserve(1000 * MEGABYTE).await.expect("alone, though larger than all"));
+
+        let pool = Arc::new(Pool { wait: Duration::from_secs(60), ..pool });
+        let images: Vec<_> = (0..16)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    let reserved = pool.reserve(5 * MEGABYTE).await?;
+                    pool.process_reserved(Bytes::from_static(ONE_PIXEL), reserved).await
+                })
+            })
+            .collect();
+        for image in images {
+            assert_eq!(image.await.unwrap().unwrap().header.width, 1);
+        }
+        assert_eq!(pool.originals.free.available_permits(), 10);
+        assert_eq!(pool.pixels.free.available_permits(), 30);
     }
 }

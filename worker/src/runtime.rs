@@ -157,13 +157,17 @@ fn own_program() -> std::io::Result<PathBuf> {
     if this.exists() { Ok(this) } else { std::env::current_exe() }
 }
 
-async fn work(config: Config, settings: Settings) -> anyhow::Result<()> {
+async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics().context("cannot install the metrics recorder")?;
     let storage = Storage::open(&config.storage).context("cannot open storage.url (STORAGE_URL)")?;
     let client = redis::connect(&config.redis).await?;
     let broker = Broker::new(client.clone(), config.broker_options());
     let threads = config.worker.effective_concurrency();
     let max_file_bytes = settings.limits.max_file_bytes;
+    if !config.worker.converter.is_empty() {
+        // Originals are read up to the limit above; what a converter makes of one has its own.
+        settings.limits.max_file_bytes = max_file_bytes.max(config.worker.converter_max_bytes);
+    }
     let shared = Arc::new(Shared {
         dreams: DreamStore::new(broker, client.clone(), storage.clone(), &config.redis.key_prefix, &config.dreams),
         storage,

@@ -111,6 +111,9 @@ async fn load(args: &ProcessImage, shared: &Shared) -> Result<Work, Failure> {
 }
 
 async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -> Result<ImageResult, Failure> {
+    // Before it is read: images that wait for their turn are not to fill the memory.
+    let size = image.original.bytes.min(shared.max_file_bytes);
+    let reserved = shared.pool.reserve(size).await.map_err(|error| judge(error, job))?;
     let original =
         shared.storage.read(&image.original.key, shared.max_file_bytes).await.map_err(|error| match error {
             StorageError::NotFound(_) => Failure::Permanent {
@@ -123,7 +126,7 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
             error => Failure::unavailable("cannot read the original", error),
         })?;
     let original = convert(shared, original).await?;
-    let processed = shared.pool.process(original).await.map_err(|error| judge(error, job))?;
+    let processed = shared.pool.process_reserved(original, reserved).await.map_err(|error| judge(error, job))?;
     upload(shared, job, dream, image, processed).await
 }
 

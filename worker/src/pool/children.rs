@@ -5,9 +5,11 @@
 
 use super::{
     Isolation, PoolError,
+    plausible::{Known, begins_as},
     wire::{ANSWER, Answer, DECODED, MAX_ANSWER_BYTES, MAX_VARIANTS_BYTES, READY, Setup},
 };
-use oneiro_pipeline::{Processed, Settings};
+use crate::orphan;
+use oneiro_pipeline::{Header, Processed, Settings};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::{io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
@@ -28,7 +30,8 @@ const LAST_WORDS_BYTES: u64 = 4096;
 
 pub(super) struct Children {
     isolation: Isolation,
-    /// As the child reads it.
+    settings: Settings,
+    /// Settings and limits, as the child reads them.
     setup: Vec<u8>,
     decode: Duration,
     idle: Mutex<Vec<Place>>,
@@ -48,17 +51,20 @@ impl Children {
         let mut setup = (json.len() as u32).to_le_bytes().to_vec();
         setup.extend(json);
         setup.extend(watermark.as_deref().unwrap_or_default());
-        Self { isolation, setup, decode, idle: Mutex::default() }
+        Self { isolation, settings: settings.clone(), setup, decode, idle: Mutex::default() }
     }
 
+    /// Works on an image whose header is the given one.
+    ///
     /// # Cancel safety
     /// Dropped, the child is killed: it would go on with an image that nobody waits for.
-    pub(super) async fn process(&self, bytes: &[u8]) -> Result<Processed, PoolError> {
+    pub(super) async fn process(&self, bytes: &[u8], header: &Header) -> Result<Processed, PoolError> {
         let mut place = match self.take_idle() {
             Some(place) => place,
             None => self.start().await?,
         };
-        let broken = match place.work(bytes, self.decode).await {
+        let known = Known { settings: &self.settings, header };
+        let broken = match place.work(bytes, self.decode, &known).await {
             Ok(answer) => {
                 self.idle.lock().push(place);
                 return match answer {
@@ -94,6 +100,7 @@ impl Children {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C in a terminal goes to the whole group, and the worker finishes its images first.
         command.process_group(0).kill_on_drop(true);
+        orphan::ends_with_worker(&mut command);
         let mut child = command.spawn().map_err(PoolError::Start)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(PoolError::Start(io::Error::other("the child has no pipes")));
@@ -150,7 +157,7 @@ impl From<io::Error> for Broken {
 }
 
 impl Place {
-    async fn work(&mut self, bytes: &[u8], decode: Duration) -> Result<Answer, Broken> {
+    async fn work(&mut self, bytes: &[u8], decode: Duration, known: &Known<'_>) -> Result<Answer, Broken> {
         let first = timeout(decode + DECODE_GRACE, async {
             self.input.write_all(&(bytes.len() as u64).to_le_bytes()).await?;
             self.input.write_all(bytes).await?;
@@ -164,7 +171,7 @@ impl Place {
         if word != ANSWER {
             return Err(Broken::Nonsense("an unknown word"));
         }
-        read_answer(&mut self.output).await
+        read_answer(&mut self.output, known).await
     }
 
     /// Ends the child, and tells what it died of.
@@ -199,7 +206,7 @@ impl Place {
     }
 }
 
-async fn read_answer(output: &mut (impl AsyncRead + Unpin)) -> Result<Answer, Broken> {
+async fn read_answer(output: &mut (impl AsyncRead + Unpin), known: &Known<'_>) -> Result<Answer, Broken> {
     let length = output.read_u32_le().await?;
     if length > MAX_ANSWER_BYTES {
         return Err(Broken::Nonsense("too long an answer"));
@@ -207,15 +214,21 @@ async fn read_answer(output: &mut (impl AsyncRead + Unpin)) -> Result<Answer, Br
     let mut json = vec![0; length as usize];
     output.read_exact(&mut json).await?;
     let mut answer: Answer = serde_json::from_slice(&json).map_err(|_| Broken::Nonsense("an unreadable answer"))?;
+    if !known.allows(&answer) {
+        return Err(Broken::Nonsense("something else than what it was asked"));
+    }
     if let Answer::Processed { processed, sizes } = &mut answer {
         let total = sizes.iter().try_fold(0_u64, |sum, size| sum.checked_add(*size));
-        if sizes.len() != processed.variants.len() || total.is_none_or(|total| total > MAX_VARIANTS_BYTES) {
+        if total.is_none_or(|total| total > MAX_VARIANTS_BYTES) {
             return Err(Broken::Nonsense("impossible sizes"));
         }
         for (variant, size) in processed.variants.iter_mut().zip(sizes) {
             variant.bytes.reserve_exact(*size as usize);
             if output.take(*size).read_to_end(&mut variant.bytes).await? as u64 != *size {
                 return Err(Broken::Gone);
+            }
+            if !begins_as(variant.format, &variant.bytes) {
+                return Err(Broken::Nonsense("a file of another format"));
             }
         }
     }
@@ -225,9 +238,12 @@ async fn read_answer(output: &mut (impl AsyncRead + Unpin)) -> Result<Answer, Br
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::ONE_PIXEL;
+    use oneiro_pipeline::{Processor, Target, VariantSpec};
+    use std::ops::ControlFlow;
 
-    async fn read(bytes: &[u8]) -> &'static str {
-        match read_answer(&mut &*bytes).await {
+    async fn read(bytes: &[u8], known: &Known<'_>) -> &'static str {
+        match read_answer(&mut &*bytes, known).await {
             Ok(_) => "an answer",
             Err(Broken::Nonsense(what)) => what,
             Err(Broken::Gone) => "the end",
@@ -235,29 +251,50 @@ mod tests {
         }
     }
 
-    fn framed(json: &str) -> Vec<u8> {
-        [&(json.len() as u32).to_le_bytes(), json.as_bytes()].concat()
+    fn framed(json: &str, files: &[u8]) -> Vec<u8> {
+        [&(json.len() as u32).to_le_bytes(), json.as_bytes(), files].concat()
     }
 
     #[tokio::test]
     async fn a_child_is_believed_nothing() {
-        assert_eq!(read(&framed(r#""Panicked""#)).await, "an answer");
-        assert_eq!(read(&[0xff; 64]).await, "too long an answer");
-        assert_eq!(read(&framed("{}")).await, "an unreadable answer");
-        assert_eq!(read(&framed(r#""Panicked""#)[..6]).await, "the end");
-        let header = r#"{"format":"gif","width":1,"height":1,"orientation":1,"frames":1,"has_alpha":false,"is_progressive":false,"scans":1,"components":3,"bytes_of_four":12,"has_icc":false}"#;
-        let variant = r#"{"name":"v","format":"jpeg","width":1,"height":1,"frames":1}"#;
-        for (sizes, verdict) in [
-            ("[]", "impossible sizes"),
-            ("[600000000]", "impossible sizes"),
-            ("[18446744073709551615]", "impossible sizes"),
-            ("[3]", "the end"),
-            ("[0]", "an answer"),
+        const OTHER: &str = "something else than what it was asked";
+        let mut settings = Settings::default();
+        settings.variants = vec![VariantSpec::new("v", Target::LongEdge(1))];
+        let processed =
+            Processor::new(settings.clone()).process(ONE_PIXEL, &mut |_| ControlFlow::Continue(())).unwrap();
+        let header = processed.header.clone();
+        let known = Known { settings: &settings, header: &header };
+        let file = processed.variants[0].bytes.clone();
+        let honest = serde_json::to_string(&Answer::Processed { sizes: vec![file.len() as u64], processed }).unwrap();
+
+        assert_eq!(read(&framed(&honest, &file), &known).await, "an answer");
+        assert_eq!(read(&framed(&honest, &file[1..]), &known).await, "the end");
+        assert_eq!(read(&framed(&honest, &vec![b'<'; file.len()]), &known).await, "a file of another format");
+        assert_eq!(read(&framed(r#""Panicked""#, &[]), &known).await, "an answer");
+        assert_eq!(read(&framed(r#""Panicked""#, &[])[..6], &known).await, "the end");
+        assert_eq!(read(&[0xff; 64], &known).await, "too long an answer");
+        assert_eq!(read(&framed("{}", &[]), &known).await, "an unreadable answer");
+        let size = format!("\"sizes\":[{}]", file.len());
+        for (honest_part, lie) in [
+            (size.as_str(), "\"sizes\":[]"),
+            (size.as_str(), "\"sizes\":[600000000]"),
+            (size.as_str(), "\"sizes\":[18446744073709551615]"),
+            (r#""name":"v""#, r#""name":"../../v""#),
+            (r#""name":"v","format":"jpeg""#, r#""name":"v","format":"png""#),
+            (r#""frames":1}]"#, r#""frames":4000000000}]"#),
+            (r##""dominant_color":"#"##, r#""dominant_color":"<"#),
+            (r#""placeholder":""#, r#""placeholder":"<script>"#),
+            (r#""orientation":1"#, r#""orientation":2"#),
         ] {
-            let json = format!(
-                r##"{{"Processed":{{"processed":{{"header":{header},"variants":[{variant}],"placeholder":"","dominant_color":"#000000","perceptual_hash":0,"is_salvaged":false}},"sizes":{sizes}}}}}"##
-            );
-            assert_eq!(read(&framed(&json)).await, verdict, "{sizes}");
+            let answer = honest.replacen(honest_part, lie, 1);
+            assert_ne!(answer, honest, "{honest_part} is in {honest}");
+            assert_eq!(read(&framed(&answer, &file), &known).await, OTHER, "{lie}");
+        }
+        for (code, detail, verdict) in
+            [("corrupt_image", "damaged", "an answer"), ("<b>", "damaged", OTHER), ("corrupt_image", "a\\nb", OTHER)]
+        {
+            let json = format!(r#"{{"Refused":{{"code":"{code}","detail":"{detail}","is_permanent":true}}}}"#);
+            assert_eq!(read(&framed(&json, &[]), &known).await, verdict, "{json}");
         }
     }
 }

@@ -75,8 +75,43 @@ async fn one_that_hangs_is_killed_with_all_that_it_started() {
         () = eventually("the grandchild", || pid_file.exists()) => {}
     }
     let pid = std::fs::read_to_string(&pid_file).expect("it is there").trim().to_owned();
-    let is_gone = || !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-    eventually("the grandchild's end", is_gone).await;
+    eventually("the grandchild's end", || is_gone(&pid)).await;
+}
+
+/// Where the converter of [`holder`] writes its process's number.
+const PID_FILE: &str = "ONEIRO_TEST_CONVERTER_PID_FILE";
+
+/// What runs in a process of its own, to be killed; in the suite itself it has nothing to do.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "how a parent test talks to its own child process")]
+async fn holder() {
+    if let Ok(pid_file) = std::env::var(PID_FILE) {
+        let text = format!("echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 1000");
+        drop(run(&text, &[], PATIENCE).await);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn it_does_not_outlive_a_worker_that_is_killed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pid_file = folder.path().join("pid");
+    let mut worker = tokio::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "converter::holder"])
+        .env(PID_FILE, &pid_file)
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("this test again");
+    eventually("the converter", || pid_file.exists()).await;
+    let pid = std::fs::read_to_string(&pid_file).expect("it is there").trim().to_owned();
+    assert!(!is_gone(&pid), "it runs");
+    worker.kill().await.expect("a worker");
+    eventually("the converter's end", || is_gone(&pid)).await;
+}
+
+fn is_gone(pid: &str) -> bool {
+    !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 async fn eventually(what: &str, is_so: impl Fn() -> bool) {
