@@ -66,7 +66,7 @@ impl Decoders {
 }
 
 /// True where a damaged file's remains may be used.
-fn may_salvage(settings: &Settings) -> bool {
+pub(crate) fn may_salvage(settings: &Settings) -> bool {
     settings.damaged == Damaged::Salvage
 }
 

@@ -117,7 +117,7 @@ impl Processor {
         let plan = plan(&self.settings, header.width, header.height, |index| !animated.contains(&index));
         let scale =
             plan.iter().filter(|rendition| rendition.parent.is_none()).map(Rendition::scale).fold(0.0, f64::max);
-        let Decoded { raster, icc, is_salvaged } =
+        let Decoded { raster, icc, mut is_salvaged } =
             self.decoders.decode(&mut self.buffers, bytes, &probed, scale, &self.settings, control)?;
         let attribution = probed.exif.as_deref().filter(|_| self.settings.keep_copyright).and_then(Attribution::read);
         let mut job = Job {
@@ -135,7 +135,7 @@ impl Processor {
         if let Some(frames) = frames {
             // Frames are composed with alpha, whatever the still had.
             job.to_srgb = icc.as_deref().and_then(|icc| self.profiles.conversion(icc, Layout::Rgba));
-            self.animate(&mut job, frames, &animated, &mut encoded, control)?;
+            is_salvaged |= self.animate(&mut job, frames, &animated, &mut encoded, control)?;
         }
         encoded.sort_by_key(|(variant, _)| *variant);
         let variants = encoded.into_iter().map(|(_, encoded)| encoded).collect();

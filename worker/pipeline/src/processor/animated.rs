@@ -5,6 +5,7 @@ use crate::PipelineError;
 use crate::colour::unpremultiply;
 use crate::control::{Control, Stage, ask};
 use crate::decode::frames::Animation;
+use crate::decode::may_salvage;
 use crate::encode::AnimatedVariant;
 use crate::geometry::place;
 use crate::header::Attribution;
@@ -20,7 +21,8 @@ struct Making {
 }
 
 impl Processor {
-    /// Adds the variants `wanted` to `encoded`. Frames are decoded once and rendered for each variant; one is held at a time.
+    /// Adds the variants `wanted` to `encoded`. Frames are decoded once and rendered for each variant; one is held at a time. True where damage
+    /// ended the animation early, and the settings allow to use the frames before it.
     pub(super) fn animate(
         &mut self,
         job: &mut Job<'_>,
@@ -28,11 +30,21 @@ impl Processor {
         wanted: &[usize],
         encoded: &mut Vec<(usize, Encoded)>,
         control: &mut Control<'_>,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<bool, PipelineError> {
         let total = self.settings.variants.len();
         let mut making =
             wanted.iter().map(|index| self.start(job, *index, frames.loops)).collect::<Result<Vec<_>, _>>()?;
-        while let Some((raster, delay_ms)) = frames.next(&mut self.buffers)? {
+        let mut is_salvaged = false;
+        loop {
+            let (raster, delay_ms) = match frames.next(&mut self.buffers) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(_) if may_salvage(&self.settings) && making.iter().all(|making| making.frames > 0) => {
+                    is_salvaged = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             ask(control, Stage::Rendering { done: encoded.len(), total })?;
             job.source = Some(raster);
             for making in &mut making {
@@ -61,7 +73,7 @@ impl Processor {
             ));
             ask(control, Stage::Encoded { done: encoded.len(), total })?;
         }
-        Ok(())
+        Ok(is_salvaged)
     }
 
     fn start(&self, job: &Job<'_>, index: usize, loops: u16) -> Result<Making, PipelineError> {

@@ -3,7 +3,7 @@
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::codecs::webp::WebPDecoder;
 use image::{AnimationDecoder, Delay, Frame, Rgba, RgbaImage};
-use oneiro_pipeline::{Output, Settings, Target, VariantSpec};
+use oneiro_pipeline::{Damaged, Output, Settings, Target, VariantSpec};
 
 use crate::support::{decode, process};
 
@@ -56,6 +56,21 @@ fn an_animated_variant_has_all_frames_and_a_still_the_first() {
 fn a_still_input_gives_a_still_even_where_animation_is_asked() {
     let processed = process(&settings(), &gif(1)).expect("a GIF");
     assert_eq!(processed.variants[0].frames, 1);
+}
+
+#[test]
+fn the_frames_before_a_cut_are_salvaged_only_on_request() {
+    let whole = gif(4);
+    let frame = whole.windows(2).rposition(|mark| mark == [0x21, 0xf9]).expect("the last frame's start");
+    // In the middle of the last frame's pixels.
+    let cut = &whole[..frame + (whole.len() - frame) * 3 / 4];
+    let mut settings = settings();
+    assert!(process(&settings, cut).expect_err("a cut file").is_permanent());
+    settings.damaged = Damaged::Salvage;
+    let processed = process(&settings, cut).expect("what there is");
+    assert!(processed.is_salvaged);
+    assert_eq!(processed.variants[0].frames, 3);
+    assert!(!process(&settings, &whole).expect("a whole file").is_salvaged);
 }
 
 #[test]
