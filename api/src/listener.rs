@@ -6,6 +6,7 @@
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::{
+    collections::HashMap,
     future::Future,
     io,
     pin::Pin,
@@ -42,12 +43,20 @@ pub(crate) struct Limits {
 pub(crate) struct Watchman {
     limits: Limits,
     begun: Instant,
-    watches: Mutex<Vec<Weak<Watch>>>,
+    watches: Mutex<Watches>,
+}
+
+#[derive(Default)]
+struct Watches {
+    next: u64,
+    /// Each leaves with its connection: what is known of it then makes room for the next one at once.
+    open: HashMap<u64, Weak<Watch>>,
 }
 
 /// What is known of one connection.
 pub(crate) struct Watch {
     watchman: Arc<Watchman>,
+    id: u64,
     state: Mutex<State>,
     /// Milliseconds since [`Watchman::begun`] after which it is cut.
     due_ms: AtomicU64,
@@ -78,16 +87,15 @@ impl Watchman {
     pub(crate) fn admit(self: &Arc<Self>) -> Option<Arc<Watch>> {
         let mut watches = self.watches.lock();
         let most = self.limits.connections;
-        if most > 0 && watches.len() >= most {
-            watches.retain(|watch| watch.strong_count() > 0);
-            if watches.len() >= most {
-                return None;
-            }
+        if most > 0 && watches.open.len() >= most {
+            return None;
         }
+        let id = watches.next;
+        watches.next += 1;
         let state = State { phase: Phase::Head, waker: None, is_cut: false };
         let due_ms = AtomicU64::new(self.after(self.limits.head));
-        let watch = Arc::new(Watch { watchman: self.clone(), state: Mutex::new(state), due_ms });
-        watches.push(Arc::downgrade(&watch));
+        let watch = Arc::new(Watch { watchman: self.clone(), id, state: Mutex::new(state), due_ms });
+        watches.open.insert(id, Arc::downgrade(&watch));
         Some(watch)
     }
 
@@ -97,15 +105,15 @@ impl Watchman {
         loop {
             rounds.tick().await;
             let now = self.after(Duration::ZERO);
-            let mut watches = self.watches.lock();
-            watches.retain(|watch| {
-                let Some(watch) = watch.upgrade() else { return false };
-                if watch.due_ms.load(Ordering::Relaxed) <= now {
-                    watch.cut();
-                }
-                true
-            });
-            watches.shrink_to(1_024);
+            let watches: Vec<Arc<Watch>> = {
+                let mut watches = self.watches.lock();
+                watches.open.shrink_to(1_024);
+                watches.open.values().filter_map(Weak::upgrade).collect()
+            };
+            // Unlocked, as one of these may be the last owner of its watch.
+            for watch in watches.iter().filter(|watch| watch.due_ms.load(Ordering::Relaxed) <= now) {
+                watch.cut();
+            }
         }
     }
 
@@ -171,6 +179,12 @@ impl Watch {
             state.waker = Some(cx.waker().clone());
         }
         Ok(())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watchman.watches.lock().open.remove(&self.id);
     }
 }
 

@@ -13,6 +13,11 @@ mod crowd;
 mod publisher;
 
 use crowd::Crowd;
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{ClusterHash, CustomCommand},
+};
 use futures::{StreamExt, stream};
 use oneiro_core::{
     auth::{UserId, mint},
@@ -47,16 +52,28 @@ async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str
     let query = |n| format!("token={}", token(n));
     let queries: Vec<String> = (0..connections).map(query).collect();
     let mut publisher = Publisher::connect(redis.trim_start_matches("redis://")).await;
+    let env = [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///"), ("REDIS_URL", redis)];
+    let env: BTreeMap<String, String> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let config = Config::from_layers(Role::Ws, None, &env).unwrap();
+    let client = redis::connect(&config.redis).await.unwrap();
+    let store_pid = pid_of(&client).await;
     let crowd = Crowd::default();
 
-    let myself = Process("self");
-    let (before, cpu, own, begun) = (server.memory_kib(), server.cpu_us(), myself.cpu_us(), Instant::now());
+    let before = server.memory_kib();
+    let processes = [server, &Process("self"), &Process(&store_pid)];
+    let (cpu, begun) = (processes.map(Process::cpu_us), Instant::now());
     crowd.connect(&addr, queries).await;
     let took = begun.elapsed().as_secs_f64();
     row("connects/s, a JWT each", format!("{:.0}", connections as f64 / took));
-    let each = |cpu_us: f64| format!("{:.0}", cpu_us / connections as f64);
-    row("CPU us per connect: server", each(server.cpu_us() - cpu));
-    row("CPU us per connect: load, which shares its core with Redis", each(myself.cpu_us() - own));
+    let [at_server, at_load, at_store] =
+        [0, 1, 2].map(|which| (processes[which].cpu_us() - cpu[which]) / connections as f64);
+    row("CPU us per connect: server", format!("{at_server:.0}"));
+    row("CPU us per connect: load / Redis, on one core", format!("{at_load:.0} / {at_store:.0}"));
+    let most = [at_server, at_load + at_store].map(|us| 1_000_000.0 / us);
+    row(
+        "connects/s that a core to itself would allow: server / load and Redis",
+        format!("{:.0} / {:.0}", most[0], most[1]),
+    );
     tokio::time::sleep(Duration::from_secs(3)).await;
     row("KiB per idle connection", format!("{:.2}", (server.memory_kib() - before) / connections as f64));
 
@@ -104,10 +121,7 @@ async fn measure(port: &str, server: &Process<'_>, connections: u64, redis: &str
         let whom = if users == 1 { "one user" } else { "all users in turn" };
         row(&format!("plain PUBLISH, a burst of {events} to {whom}: lost / out of order"), crowd.faults(events));
     }
-    let env = [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///"), ("REDIS_URL", redis)];
-    let env: BTreeMap<String, String> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let config = Config::from_layers(Role::Ws, None, &env).unwrap();
-    let broker = Broker::new(redis::connect(&config.redis).await.unwrap(), config.broker_options());
+    let broker = Broker::new(client, config.broker_options());
     for burst in [2_000, 50_000] {
         crowd.forget();
         store(&broker, &crowd, (0..burst).map(|_| 0)).await;
@@ -241,6 +255,13 @@ async fn unicast(publisher: &mut Publisher, crowd: &Crowd, events: u64, window: 
         }
     }
     events
+}
+
+/// The process that runs Redis.
+async fn pid_of(client: &Client) -> String {
+    let command = CustomCommand::new_static("INFO", ClusterHash::Random, false);
+    let info: String = client.custom(command, vec!["server"]).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().to_owned()
 }
 
 fn user(n: u64, users: u64) -> String {
