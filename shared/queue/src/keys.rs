@@ -17,7 +17,7 @@
 //! | `err`, `prog` | hash | id -> last error, progress (JSON) | with the job |
 //! | `res:<id>` | string | result (JSON) | result TTL |
 //! | `u:<key>` | string | id that holds a unique key | until its job ends, or its window |
-//! | `ghosts` | set | ids that left a list by cancel, delete or reschedule, but still stand in it | until popped |
+//! | `ghosts` | hash | id -> places in lists that it left by cancel, delete or reschedule and where it still stands | until popped |
 //! | `cancels` | set | running jobs whose cancel was asked for | until they end |
 //! | `started` | hash | suspect -> worker that started it | while running |
 //! | `wk:<kind>` | list | at most one token: there is work | until a worker pops it |

@@ -11,15 +11,14 @@ local lease = call('ZSCORE', LEASE, id)
 local now = clock()
 local is_available, is_over = false, false
 
--- Takes the job out of the place where it stands; an available job leaves a ghost in its list, since a list cannot be
--- searched in bounded time.
+-- Takes the job out of the place where it stands; an available job leaves a ghost in its list.
 local function lift()
   is_over = call('ZREM', h.state == 'd' and DEAD or h.state == 'x' and CANCELLED or DONE, id) == 1 or h.state ~= 'a'
   is_available = not is_over and call('ZREM', SCHED, id) + call('ZREM', RETRY, id) == 0
 end
 -- Available again: a ghost of it that still stands in a list comes back to life instead of a second entry.
 local function make_ready()
-  if call('SREM', P .. 'ghosts', id) == 1 then wake(h.kind) else ready({ id }, h.prio, h.kind, h.group, false) end
+  if take_ghost(id) then wake(h.kind) else ready({ id }, h.prio, h.kind, h.group, false) end
 end
 
 -- A job that runs again holds its key again, unless another one has it by now.
@@ -38,7 +37,7 @@ if what == 'cancel' then
   end
   if h.state ~= 'a' or call('ZSCORE', DONE, id) then return 0 end
   lift()
-  if is_available then call('SADD', P .. 'ghosts', id) end
+  if is_available then leave_ghost(id) end
   weigh(-#rec)
   cancelled(id, rec, h, now)
   return 1
@@ -46,7 +45,7 @@ end
 if lease then return 0 end
 if what == 'delete' then
   lift()
-  if is_available then call('SADD', P .. 'ghosts', id) end
+  if is_available then leave_ghost(id) end
   if not is_over then weigh(-#rec) end
   release_unique(h, id)
   forget({ id })
@@ -73,7 +72,7 @@ if what == 'update' then
 end
 if what == 'reschedule' then
   lift()
-  if is_available then call('SADD', P .. 'ghosts', id) end
+  if is_available then leave_ghost(id) end
   if is_over then
     weigh(#rec)
     hold_unique()

@@ -46,11 +46,18 @@ if is_capped and tonumber(call('HGET', P .. 'run', group) or 0) >= tonumber(cfg[
 end
 local list = P .. 'q:' .. lane .. kind .. ':' .. group
 local id = call('LPOP', list)
+-- A rotation that names what is gone, as after a key was lost: its entry ends here.
+if not id then return { 0 } end
 if call('EXISTS', list) == 1 then call('RPUSH', rotation, group) end
 local rec = call('HGET', P .. 'jobs', id)
 -- Cancelled, deleted or moved while it waited; its place in the list ends here.
-local is_ghost = call('SREM', P .. 'ghosts', id) == 1
-if is_ghost or not rec or string.byte(rec, 1) ~= 97 then return { 0 } end
+local ghosts = call('HGET', P .. 'ghosts', id)
+if ghosts == '1' then
+  call('HDEL', P .. 'ghosts', id)
+elseif ghosts then
+  call('HINCRBY', P .. 'ghosts', id, -1)
+end
+if ghosts or not rec or string.byte(rec, 1) ~= 97 then return { 0 } end
 -- A second entry of a running job: a lease must never change hands by accident.
 if call('ZADD', P .. 'lease', 'NX', ARGV[2], id) == 0 then return { 0 } end
 call('HSET', worker, 'f', ARGV[3])

@@ -111,3 +111,13 @@ local function cancelled(id, rec, h, now)
   count('cancelled', 1)
   notify({ id }, 'x')
 end
+
+-- A list cannot be searched in bounded time: a job that leaves one leaves its place there, a ghost. Counted, as one id can leave several.
+local function leave_ghost(id) call('HINCRBY', P .. 'ghosts', id, 1) end
+-- Whether a place of the job is a ghost's; then there is one less.
+local function take_ghost(id)
+  local n = call('HGET', P .. 'ghosts', id)
+  if not n then return false end
+  if n == '1' then call('HDEL', P .. 'ghosts', id) else call('HINCRBY', P .. 'ghosts', id, -1) end
+  return true
+end

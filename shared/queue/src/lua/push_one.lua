@@ -14,6 +14,7 @@ if call('RPUSH', P .. 'q:' .. lane .. ':' .. group, id) == 1 then
     -- Seconds and the first three of six digits of microseconds.
     local t = call('TIME')
     local now = t[1] .. string.sub('00000' .. t[2], -6, -4)
+    -- Whoever notes the time notes the kind, and neither is ever taken back alone.
     if call('HSET', stat, 'at:' .. kind, now) == 1 then call('SADD', P .. 'kinds', kind) end
   end
   call('RPUSH', P .. 'r:' .. lane, group)

@@ -129,7 +129,7 @@ local function promote(z)
       if r then
         local h = head(r)
         -- Its old place in a list, if it still has one, serves again.
-        if has_ghosts() and call('SREM', P .. 'ghosts', due[k]) == 1 then
+        if has_ghosts() and take_ghost(due[k]) then
           wake(h.kind)
           h = nil
         end
@@ -260,12 +260,12 @@ end
 local claimed = 0
 if #ids > 0 then
   local found = call('HMGET', JOBS, unpack(ids))
-  local may_be_ghost = has_ghosts() and call('SMISMEMBER', P .. 'ghosts', unpack(ids))
+  local ghosts_of = has_ghosts() and call('HMGET', P .. 'ghosts', unpack(ids))
   local z, counted, kept, freed, weight = {}, {}, {}, {}, 0
   for k = 1, #ids do
     local r = found[k]
-    -- Cancelled, deleted or moved while it waited; its place in the list ends here. A second one of the same id is no ghost.
-    local is_ghost = may_be_ghost and may_be_ghost[k] == 1 and call('SREM', P .. 'ghosts', ids[k]) == 1
+    -- Cancelled, deleted or moved while it waited; its place in the list ends here.
+    local is_ghost = ghosts_of and ghosts_of[k] and take_ghost(ids[k])
     if r and byte(r, 1) == 97 and not is_ghost then
       claimed = claimed + 1
       weight = weight + #r

@@ -315,19 +315,29 @@ impl Fetcher {
         self.hear(reply).await;
     }
 
-    /// Takes in the answer to a wait that claims. Unless nothing was there, the step that follows tells what else there is, and when
-    /// the next job is due.
+    /// Takes in the answer to a wait that claims. Unless nothing was there, a step follows and tells what else there is, and when the next
+    /// job is due.
     async fn hear_claim(&mut self, claim: Result<Claim, QueueError>) {
-        let next_due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        let is_undecided = claim
+            .as_ref()
+            .is_ok_and(|claim| matches!(claim.status, Status::Fine) && claim.job.is_none() && !claim.is_empty);
         let reply = claim.map(|claim| Reply {
             status: claim.status,
-            next_due: next_due.filter(|_| !claim.is_empty),
+            // What a step learned since the wait began is newer than what the claim saw.
+            next_due: self.due.map(|due| due.saturating_duration_since(Instant::now())),
             lost: Vec::new(),
             claimed: claim.job.into_iter().collect(),
             has_more: !claim.is_empty,
         });
         self.hear(reply).await;
         self.done(self.is_hungry);
+        if is_undecided && !self.can_claim() {
+            // Told to claim no more, meanwhile: the token that the wait took goes on to another worker.
+            self.step(0).await;
+        } else if self.due.is_none() && self.shared.held.lock().len() >= self.shared.options.room() {
+            // Full, so it would not ask before a job ends, and others may rely on it to look at what gets due.
+            self.due = Some(Instant::now());
+        }
         // A handler that takes no time ends meanwhile, and its end goes along with that step.
         tokio::task::yield_now().await;
     }

@@ -56,6 +56,31 @@ async fn a_job_that_was_deleted_and_pushed_again_runs() {
 }
 
 #[tokio::test]
+async fn a_job_that_left_its_list_more_than_once_runs_once() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let (pushed, moved) = (act(Act::Succeed, "pushed"), act(Act::Succeed, "moved"));
+    for _ in 0..2 {
+        let id = queue.push(pushed.clone()).await.unwrap().id;
+        assert!(queue.delete(&id).await.unwrap());
+    }
+    queue.push(pushed).await.unwrap();
+    let id = queue.push(moved.clone()).await.unwrap().id;
+    assert!(queue.delete(&id).await.unwrap());
+    queue.push(moved).await.unwrap();
+    assert!(queue.reschedule(&id, Duration::from_secs(3600)).await.unwrap());
+    assert!(queue.retry(&id).await.unwrap());
+    // One at a time: when a later place of the same job is reached, the job is completed and kept.
+    let worker = start(&queue, WorkerOptions { concurrency: 1, ..WorkerOptions::default() });
+    eventually("both ran", || async { queue.stats().await.unwrap().completed == 2 }).await;
+    let last = queue.push(act(Act::Succeed, "last")).await.unwrap().id;
+    assert_eq!(queue.wait(last).await.unwrap().state, Some(State::Completed));
+    assert_eq!((worker.log.of("pushed").len(), worker.log.of("moved").len()), (1, 1));
+    worker.stop().await;
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:ghosts"]).await, 0);
+}
+
+#[tokio::test]
 async fn a_job_that_stands_twice_in_one_push_is_stored_once() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
