@@ -18,9 +18,13 @@ use fred::{
     },
     util::redis_keyslot,
 };
-use futures::{StreamExt, stream::FuturesUnordered};
-use parking_lot::RwLock;
-use shard::Shard;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
+};
+use parking_lot::{Mutex, RwLock};
+use shard::{Line, Shard};
 use std::{
     collections::HashMap,
     sync::{
@@ -30,7 +34,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Mutex,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -43,6 +46,8 @@ const MAP_AGE: Duration = Duration::from_millis(500);
 const MOVED_AGE: Duration = Duration::from_millis(50);
 /// How long one node may think about where the slots are.
 const MAP_PATIENCE: Duration = Duration::from_secs(1);
+/// Messages that a client holds which is there for one question.
+const SEED_CAPACITY: usize = 1;
 
 /// Who serves the connections as they come.
 pub(crate) trait Watch: Send + Sync {
@@ -69,14 +74,21 @@ pub(crate) struct Shards(Arc<Inner>);
 struct Inner {
     /// In a cluster only its settings, and the way to what is on the move just now.
     whole: Client,
-    watch: Box<dyn Watch>,
+    watch: Arc<dyn Watch>,
     /// Where there is no cluster.
     _tasks: JoinSet<()>,
     map: RwLock<Arc<Map>>,
-    /// When the map was last read, or could not be.
-    refreshed: Mutex<Option<Instant>>,
+    refreshing: Mutex<Refreshing>,
     /// Nodes are asked in turn.
     turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Refreshing {
+    /// When the map was last read, or could not be.
+    at: Option<Instant>,
+    /// The reading under way, for all who wait for it.
+    running: Option<Shared<BoxFuture<'static, ()>>>,
 }
 
 struct Map {
@@ -90,10 +102,10 @@ impl Shards {
         let map = Map { slots: ClusterRouting::new(), shards: HashMap::new() };
         Self(Arc::new(Inner {
             whole,
-            watch: Box::new(watch),
+            watch: Arc::new(watch),
             _tasks: tasks,
             map: RwLock::new(Arc::new(map)),
-            refreshed: Mutex::default(),
+            refreshing: Mutex::default(),
             turn: AtomicUsize::new(0),
         }))
     }
@@ -112,14 +124,20 @@ impl Shards {
         if !self.is_clustered() {
             return vec![self.0.whole.clone()];
         }
-        self.map().shards.values().map(|shard| shard.client().clone()).collect()
+        self.map().shards.values().map(|shard| shard.client()).collect()
     }
 
     /// Whether one connection at least answers, however long that takes.
     pub(crate) async fn any_answers(&self) -> bool {
+        if !self.is_clustered() {
+            return self.whole().ping::<Value>(None).await.is_ok();
+        }
         self.refresh(MAP_AGE).await;
-        let clients = self.clients();
-        let mut answers: FuturesUnordered<_> = clients.iter().map(|client| client.ping::<Value>(None)).collect();
+        let map = self.map();
+        // What is sent to one that is away would only pile up.
+        let here = map.shards.values().filter(|shard| shard.may_come_back());
+        let mut answers: FuturesUnordered<_> =
+            here.map(|shard| async { shard.client().ping::<Value>(None).await }).collect();
         while let Some(answer) = answers.next().await {
             if answer.is_ok() {
                 return true;
@@ -149,7 +167,7 @@ impl Shards {
         let mut attempts = 0;
         loop {
             let shard = self.shard(channel).await?;
-            let error = match call(shard.client().clone()).await {
+            let error = match call(shard.client()).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
@@ -163,6 +181,10 @@ impl Shards {
             let is_elsewhere = self.owner(channel).is_some_and(|owner| !Arc::ptr_eq(&owner, &shard));
             if attempts == ATTEMPTS || !(has_moved || is_elsewhere) {
                 return Err(told(error));
+            }
+            if !is_elsewhere {
+                // Whoever told the map does not know yet.
+                tokio::time::sleep(MOVED_AGE).await;
             }
         }
     }
@@ -179,7 +201,12 @@ impl Shards {
 
     /// Whether the channel's shard is away for longer than a reconnect takes.
     pub(crate) fn is_away(&self, channel: &ChannelName) -> bool {
-        self.is_clustered() && self.owner(channel).is_some_and(|shard| !shard.may_come_back())
+        self.is_clustered()
+            && match self.owner(channel) {
+                Some(shard) => !shard.may_come_back(),
+                // Nobody has the slot; or the map was not read yet.
+                None => !self.map().shards.is_empty(),
+            }
     }
 
     /// Returns once [`Shards::is_away`] says so, which may be never.
@@ -204,15 +231,30 @@ impl Shards {
 
     /// Reads the map of slots again, unless that was done within `age`. Where nobody answers, the old one stays.
     pub(crate) async fn refresh(&self, age: Duration) {
-        let mut refreshed = self.0.refreshed.lock().await;
-        if !self.is_clustered() || refreshed.is_some_and(|at| at.elapsed() < age) {
+        if !self.is_clustered() {
             return;
         }
+        let reading = {
+            let mut refreshing = self.0.refreshing.lock();
+            match &refreshing.running {
+                Some(reading) => reading.clone(),
+                None if refreshing.at.is_some_and(|at| at.elapsed() < age) => return,
+                None => {
+                    // In a task of its own: it goes on for the others when the caller that began it gives up.
+                    let reading = tokio::spawn(self.clone().read_and_install()).map(|_| ()).boxed().shared();
+                    refreshing.running.insert(reading).clone()
+                }
+            }
+        };
+        reading.await;
+    }
+
+    async fn read_and_install(self) {
         match self.read_map().await {
             Some(slots) => self.install(slots),
             None => tracing::warn!("no node of the cluster tells where the slots are"),
         }
-        *refreshed = Some(Instant::now());
+        *self.0.refreshing.lock() = Refreshing { at: Some(Instant::now()), running: None };
     }
 
     async fn read_map(&self) -> Option<ClusterRouting> {
@@ -222,17 +264,25 @@ impl Shards {
         let count = clients.len().max(1);
         clients.rotate_left(turn % count);
         for client in clients {
-            if let Some(slots) = ask(&client).await {
+            if let Some(slots) = ask(&client, MAP_PATIENCE).await {
                 return Some(slots);
             }
         }
-        for seed in self.0.whole.client_config().server.hosts() {
-            // Ends with this block.
-            let shard = Shard::connect(&self.0.whole, seed, |_| JoinSet::new());
-            if let Ok(Ok(())) = timeout(MAP_PATIENCE, shard.client().wait_for_connect()).await
-                && let Some(slots) = ask(shard.client()).await
-            {
-                return Some(slots);
+        let whole = &self.0.whole;
+        let limit = whole.connection_config().connection_timeout;
+        let mut answers: FuturesUnordered<_> = whole
+            .client_config()
+            .server
+            .hosts()
+            .into_iter()
+            .map(|seed| async move {
+                let line = Line::open(whole, seed, SEED_CAPACITY, &());
+                ask(line.client(), limit).await
+            })
+            .collect();
+        while let Some(slots) = answers.next().await {
+            if slots.is_some() {
+                return slots;
             }
         }
         None
@@ -248,9 +298,8 @@ impl Shards {
             .into_iter()
             .map(|server| {
                 let known = old.shards.get(&server).cloned();
-                let shard = known.unwrap_or_else(|| {
-                    Arc::new(Shard::connect(&self.0.whole, server.clone(), |client| self.0.watch.on_client(client)))
-                });
+                let shard =
+                    known.unwrap_or_else(|| Shard::connect(&self.0.whole, server.clone(), self.0.watch.clone()));
                 (server, shard)
             })
             .collect();
@@ -272,9 +321,9 @@ impl std::fmt::Debug for Shards {
     }
 }
 
-/// Where the slots are, as one node sees it.
-async fn ask(client: &Client) -> Option<ClusterRouting> {
+/// Where the slots are, as one node sees it. `limit`: for the answer, and the connection if there is none yet.
+async fn ask(client: &Client, limit: Duration) -> Option<ClusterRouting> {
     let ServerConfig::Centralized { server } = client.client_config().server else { return None };
-    let slots: Value = timeout(MAP_PATIENCE, client.cluster_slots()).await.ok()?.ok()?;
+    let slots: Value = timeout(limit, client.cluster_slots()).await.ok()?.ok()?;
     ClusterRouting::from_cluster_slots(slots, server.host).ok().filter(|slots| slots.len() > 0)
 }

@@ -307,11 +307,13 @@ async fn barrier(client: &Client) -> Result<(), fred::error::Error> {
 
 /// Has every connection prove that it lives.
 async fn probe(shared: Arc<Shared>) {
-    shared.shards.refresh(shared.options.probe_interval).await;
+    // The last one was stamped when it ended.
+    shared.shards.refresh(shared.options.probe_interval / 2).await;
     let clients = shared.shards.clients();
     let answers = join_all(clients.iter().map(|client| is_alive(&shared, client))).await;
     let away = answers.iter().filter(|is_alive| !**is_alive).count();
-    metrics::gauge!("oneiro_events_connections_away").set(away as f64);
+    // A cluster of which nothing is known yet is away as a whole.
+    metrics::gauge!("oneiro_events_connections_away").set(if answers.is_empty() { 1.0 } else { away as f64 });
     let is_active = away < answers.len();
     let was_active = shared.is_active.swap(is_active, Ordering::Relaxed);
     if was_active != is_active {
@@ -321,11 +323,13 @@ async fn probe(shared: Arc<Shared>) {
 
 async fn is_alive(shared: &Shared, client: &Client) -> bool {
     let limit = shared.options.probe_interval;
-    if shared.shards.is_clustered() && !client.is_connected() {
+    let is_sharded = shared.shards.is_clustered();
+    if is_sharded && !client.is_connected() {
         return false;
     }
     let answered = timeout(limit, barrier(client)).await;
-    if answered.is_err() && client.is_connected() {
+    // A shard renews its connection by itself.
+    if answered.is_err() && !is_sharded && client.is_connected() {
         // Half-open: the peer is gone, but nothing told us.
         if let Ok(Err(error)) = timeout(limit, client.force_reconnection()).await {
             tracing::warn!(%error, "failed to renew the subscriber connection");

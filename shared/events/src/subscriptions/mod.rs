@@ -57,7 +57,8 @@ pub trait Listener: Send + Sync {
 pub struct SubscriptionsOptions {
     /// How long [`Subscriptions::attach`] waits for a subscription to become active. Default 10 s.
     pub attach_timeout: Duration,
-    /// How often the connection is proved alive while idle; a proof missed for as long again forces a reconnect. Default 5 s.
+    /// How often the connection is proved alive while idle; a proof missed for as long again forces a reconnect (in a cluster, where the
+    /// client's `unresponsive.max_timeout` does). Default 5 s.
     pub probe_interval: Duration,
     /// Most events that a [`Subscription`] holds for a reader that lags behind; more become a gap. Default 1,024.
     pub receiver_capacity: usize,

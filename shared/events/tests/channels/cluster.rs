@@ -14,12 +14,14 @@ use fred::{
     },
     util::redis_keyslot,
 };
+use futures::future::join_all;
 use oneiro_events::{
     Broker, BrokerOptions, ChannelName, EventError, Subscription, Subscriptions, SubscriptionsOptions,
 };
 use std::{
     collections::HashMap,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -225,6 +227,44 @@ async fn a_shard_that_stays_dead_holds_up_nobody_but_its_own_channels_until_it_i
 #[tokio::test]
 async fn neither_does_one_that_keeps_its_connections_and_does_not_answer() {
     without_a_shard(|node| node.freeze(), |node| node.thaw()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_answer_is_known_to_be_away_while_many_write_to_it() {
+    let nodes = cluster(0).await;
+    // As in production, what waits for one answer waits half as long as a connection may be silent.
+    let mut builder = builder(&nodes);
+    builder.with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(1));
+    builder.with_connection_config(|connection| connection.unresponsive.max_timeout = Some(Duration::from_secs(2)));
+    let broker = Broker::new(builder.build().unwrap(), BrokerOptions::default());
+    let name = (0..).map(|n| channel(&format!("user_{n}"))).find(|name| shard(name) == 0).unwrap();
+    let first = broker.publish(&name, b"before").await.unwrap();
+
+    nodes[0].freeze();
+    // Enough to fill the socket.
+    let (away, payload) = (AtomicBool::new(false), vec![b'x'; 64 * 1024]);
+    let begun = Instant::now();
+    let writers = (0..32).map(|_| async {
+        while !away.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < PATIENCE, "the shard is not known to be away");
+            let writing = broker.publish(&name, &payload);
+            // Some give up before the client does.
+            match tokio::time::timeout(Duration::from_millis(700), writing).await {
+                Ok(Err(EventError::ShardAway(_))) => away.store(true, Ordering::Relaxed),
+                Ok(Ok(_)) => panic!("the shard is frozen"),
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+    });
+    join_all(writers).await;
+
+    nodes[0].thaw();
+    let begun = Instant::now();
+    while let Err(error) = broker.publish(&name, b"after").await {
+        assert!(error.is_transient() && begun.elapsed() < PATIENCE, "the shard is lost: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(broker.position(&name).await.unwrap().offset > first.offset);
 }
 
 async fn without_a_shard(lose: impl FnOnce(&mut Server), bring_back: impl FnOnce(&mut Server)) {
