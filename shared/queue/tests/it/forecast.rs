@@ -29,7 +29,15 @@ fn naps(n: usize) -> Vec<NewJob> {
     (0..n).map(|_| NewJob::new(&Nap).unwrap()).collect()
 }
 
+/// Side by side, because they mostly wait for samples.
 #[tokio::test]
+async fn forecasts_rest_on_what_was_measured() {
+    tokio::join!(
+        rates_are_measured_and_foretell_when_a_queue_is_empty_and_how_many_workers_it_wants(),
+        jobs_that_run_for_long_keep_their_workers_and_what_a_run_took_is_remembered(),
+    );
+}
+
 async fn rates_are_measured_and_foretell_when_a_queue_is_empty_and_how_many_workers_it_wants() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
@@ -73,7 +81,6 @@ async fn sit(_: Nap, context: JobContext) -> Result<(), BoxDynError> {
     Ok(())
 }
 
-#[tokio::test]
 async fn jobs_that_run_for_long_keep_their_workers_and_what_a_run_took_is_remembered() {
     let server = Server::start().await;
     let queue = server.queue("q").await;

