@@ -81,8 +81,11 @@ impl Session {
     pub(crate) async fn on_gaps(&mut self, channels: Vec<ChannelName>) -> Result<(), Close> {
         for channel in channels {
             // All that was dispatched up to here is queued already, so this is a place to resume from.
-            let joined = self.memberships.iter().find(|joined| *joined.membership.channel() == channel);
-            let Some(position) = joined.map(|joined| joined.membership.position()) else { continue };
+            let joined = self.memberships.iter_mut().find(|joined| *joined.membership.channel() == channel);
+            let Some(joined) = joined else { continue };
+            let position = joined.membership.position();
+            // What the gap covers was not sent: a client that asks for it is not to be told that it was.
+            joined.live_from = position.clone();
             if self.options.with_position {
                 self.send_resume_failed(&channel, &position);
             }

@@ -137,7 +137,11 @@ impl Topic {
                 let mut state = self.state.lock();
                 // Events may have been dispatched since; they are later than where the attachment began.
                 if state.last.is_origin() {
-                    state.last = position;
+                    state.last = position.clone();
+                }
+                if !position.is_origin() {
+                    // Who waited for the shard to be back may have missed what others, who reached it, published meanwhile.
+                    state.members.iter().for_each(|member| member.conn.outbox.signal_gap(&self.channel));
                 }
                 Ok::<_, EventError>(attachment)
             })
@@ -281,8 +285,8 @@ impl Hub {
         Ok((membership, last))
     }
 
-    /// [`Hub::join`], live from now on. Where the channel's shard of a cluster is away, from when that is back: then nobody can publish on it
-    /// either, and a connection that has other channels can do without this one so long.
+    /// [`Hub::join`], live from now on. Where the channel's shard of a cluster is away, from when that is back, as a connection that has other
+    /// channels can do without this one so long: what it missed until then is a gap.
     ///
     /// # Errors
     /// As [`Subscriptions::attach`].
@@ -333,6 +337,11 @@ impl Hub {
 impl Membership {
     pub(crate) fn channel(&self) -> &ChannelName {
         &self.topic.channel
+    }
+
+    /// Whether live delivery can have begun: not while the channel's shard is away since before anybody joined.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.topic.attached.initialized()
     }
 
     /// The last event of the channel that this process has dispatched.

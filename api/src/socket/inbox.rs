@@ -12,14 +12,20 @@ use super::{
     messages::ErrorCode,
     session::{Session, unavailable},
 };
+use futures::{StreamExt, stream};
 use oneiro_events::{ChannelName, Position};
 use parking_lot::Mutex;
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
+use tokio::time::timeout;
 
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Cursors stored at the same time.
+const FLUSHES_IN_FLIGHT: usize = 64;
+/// How long one may take; it is tried again with the next round. In a cluster, one shard's silence must not hold up the cursors of the others.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One connection's reading of its user's channel.
 pub(crate) struct Cursor {
@@ -94,9 +100,12 @@ impl SocketContext {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for cursor in self.cursors.alive() {
-                self.flush_cursor(&cursor).await;
-            }
+            let flushing = stream::iter(self.cursors.alive()).for_each_concurrent(FLUSHES_IN_FLIGHT, async |cursor| {
+                if timeout(FLUSH_PATIENCE, self.flush_cursor(&cursor)).await.is_err() {
+                    cursor.put_back();
+                }
+            });
+            flushing.await;
         }
     }
 

@@ -38,7 +38,8 @@ impl Session {
         let joined = &self.memberships[index];
         let (channel, live_from) = (joined.membership.channel().clone(), joined.live_from.clone());
         // What live delivery has sent already is not sent again.
-        let replayed = self.replay(&channel, &since, Some(&live_from), self.encoding(joined.form)).await?;
+        let until = joined.membership.is_attached().then_some(&live_from);
+        let replayed = self.replay(&channel, &since, until, self.encoding(joined.form)).await?;
         if replayed.is_none() {
             self.send_resume_failed(&channel, &self.end_of(&channel).await?);
             return self.send_snapshot_of(&channel).await;

@@ -3,9 +3,13 @@
 
 #[path = "../../../shared/events/tests/support/redis.rs"]
 mod redis;
+#[path = "../../../shared/events/tests/support/servers.rs"]
+#[allow(dead_code, reason = "shared with the tests of events, which need more of it")]
+mod servers;
 
 mod asks;
 mod client;
+mod cluster;
 mod contract;
 mod deadline;
 mod dream;

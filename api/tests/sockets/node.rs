@@ -46,18 +46,25 @@ pub(crate) async fn node(redis: &Redis) -> Node {
 
 impl Node {
     pub(crate) async fn start(redis: &Redis, settings: RealtimeSettings) -> Self {
+        Self::over(redis.client().await, redis.subscriber().await, settings).await
+    }
+
+    pub(crate) async fn over(
+        client: fred::clients::Client,
+        subscriber: fred::clients::Client,
+        settings: RealtimeSettings,
+    ) -> Self {
         assert_eq!(settings.mistakes(), Vec::<String>::new());
         let env = BTreeMap::from(
             [("JWT_SECRET", SECRET), ("STORAGE_URL", "memory:///")].map(|(k, v)| (k.to_owned(), v.to_owned())),
         );
         let config = Config::from_layers(Role::Ws, None, &env).unwrap();
-        let client = redis.client().await;
         let broker = Broker::new(client.clone(), BrokerOptions::default());
         let storage = Storage::open(&config.storage).unwrap();
         let dreams = DreamStore::new(broker.clone(), client, storage, "oneiro", &config.dreams);
         let ctx = SocketContext::start(Deps {
             broker: broker.clone(),
-            subscriber: redis.subscriber().await,
+            subscriber,
             verifier: Verifier::new(&config.auth).unwrap(),
             dreams: dreams.clone(),
             settings,

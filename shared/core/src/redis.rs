@@ -53,7 +53,9 @@ pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
     builder.with_config(|config| config.fail_fast = !is_clustered);
     let client = builder.build().map_err(ConnectError::Setup)?;
     match init(config, client.clone()).await {
-        Err(error) if is_clustered && any_node_answers(config, &builder).await => {
+        Err(error) if is_clustered => {
+            // What a node says is worth more than that the whole did not come about: a wrong password, say.
+            any_node_answers(config, &builder).await?;
             tracing::warn!(%error, "not every master of the cluster answers; starting without");
             Ok(client)
         }
@@ -61,21 +63,23 @@ pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
     }
 }
 
-async fn any_node_answers(config: &RedisConfig, builder: &Builder) -> bool {
+async fn any_node_answers(config: &RedisConfig, builder: &Builder) -> Result<(), ConnectError> {
+    let mut outcome = Ok(());
     for server in builder.get_config().map(|config| config.server.hosts()).unwrap_or_default() {
         let mut builder = builder.clone();
         builder.with_config(|config| {
             config.server = ServerConfig::Centralized { server };
             config.fail_fast = true;
         });
-        let Ok(client) = builder.build() else { continue };
-        if init(config, client.clone()).await.is_ok() {
+        let client = builder.build().map_err(ConnectError::Setup)?;
+        outcome = init(config, client.clone()).await.map(|_| ());
+        if outcome.is_ok() {
             // It has answered; that it may not take its leave changes nothing.
             let _ = client.quit().await;
-            return true;
+            break;
         }
     }
-    false
+    outcome
 }
 
 fn is_clustered(builder: &Builder) -> bool {

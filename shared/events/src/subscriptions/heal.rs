@@ -1,12 +1,14 @@
 //! Reading what one channel missed.
 
 use super::{Shared, entry::Entry, entry::Healed};
-use crate::MAX_HISTORY_PAGE;
+use crate::{EventError, MAX_HISTORY_PAGE};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long one reading may take: all shards of a cluster share the permits, and one that is silent is tried again.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads from the stream until the channel is live again, however long Redis is away. Ends early when nobody listens any more. A permit is held
 /// for each reading, not for the waits in between: what cannot be read does not keep others from it.
@@ -19,7 +21,10 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, permits: Arc<Sem
         let reading = async {
             // Never closed; an error would only mean that the process is ending.
             let _permit = permits.acquire().await;
-            shared.broker.read(entry.channel(), Some(since.offset.max(1)), MAX_HISTORY_PAGE).await
+            let read = shared.broker.read(entry.channel(), Some(since.offset.max(1)), MAX_HISTORY_PAGE);
+            timeout(READ_PATIENCE, read)
+                .await
+                .unwrap_or_else(|_| Err(EventError::SubscribeTimeout(entry.channel().clone())))
         };
         match reading.await {
             Ok(read) => {

@@ -3,15 +3,11 @@
 use crate::{
     channel,
     redis::PATIENCE,
-    servers::{Server, cli, eventually, free_port, next, replicated},
+    servers::{Server, builder, cli, cluster, eventually, next, replicated, shard, subscriber},
 };
 use fred::{
     clients::Client,
     interfaces::{ClientLike, PubsubInterface},
-    types::{
-        Builder, RespVersion,
-        config::{Config, ReconnectPolicy, UnresponsiveConfig},
-    },
     util::redis_keyslot,
 };
 use futures::future::join_all;
@@ -24,63 +20,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
-
-async fn node() -> (Server, u16) {
-    let bus = free_port();
-    // The bus is usually the port + 10,000, which a free port may have no room for.
-    let bus_port = bus.to_string();
-    let mut arguments = vec!["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
-    arguments.extend(["--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "always"]);
-    (Server::start(&arguments).await, bus)
-}
-
-/// Three masters, then their replicas, as many for each.
-async fn cluster(replicas: usize) -> Vec<Server> {
-    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
-    for _ in 0..3 * (1 + replicas) {
-        let (node, bus) = node().await;
-        addresses.push(format!("127.0.0.1:{}@{bus}", node.port));
-        nodes.push(node);
-    }
-    let mut create = vec!["--cluster", "create"];
-    create.extend(addresses.iter().map(String::as_str));
-    let count = replicas.to_string();
-    create.extend(["--cluster-replicas", &count, "--cluster-yes"]);
-    let told = cli(nodes[0].port, &create);
-    assert!(told.contains("All 16384 slots covered"), "{told}");
-    eventually("every node knows the whole cluster and every master has a replica in step", || {
-        nodes.iter().all(|node| {
-            let is_ready = |info: &str| replicas == 0 || !info.contains("role:master") || replicated(info);
-            cli(node.port, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                && is_ready(&cli(node.port, &["INFO", "replication"]))
-        })
-    })
-    .await;
-    nodes
-}
-
-fn builder(nodes: &[Server]) -> Builder {
-    let others: Vec<String> = nodes[1..].iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
-    let url = format!("redis-cluster://127.0.0.1:{}?{}", nodes[0].port, others.join("&"));
-    let mut builder = Builder::from_config(Config::from_url(&url).unwrap());
-    builder.set_policy(ReconnectPolicy::new_constant(0, 50));
-    builder.with_performance_config(|performance| {
-        performance.broadcast_channel_capacity = 16_384;
-        performance.default_command_timeout = Duration::from_secs(5);
-    });
-    builder.with_connection_config(|connection| {
-        connection.internal_command_timeout = Duration::from_secs(5);
-        connection.unresponsive =
-            UnresponsiveConfig { max_timeout: Some(Duration::from_secs(3)), interval: Duration::from_millis(500) };
-    });
-    builder
-}
-
-fn subscriber(nodes: &[Server]) -> Client {
-    let mut builder = builder(nodes);
-    builder.with_config(|config| config.version = RespVersion::RESP3);
-    builder.build().unwrap()
-}
 
 async fn clients(nodes: &[Server]) -> (Client, Client) {
     let client = builder(nodes).build().unwrap();
@@ -204,15 +143,6 @@ async fn a_slot_that_moves_costs_no_stored_event_and_repeats_none() {
 async fn subscriptions_end(readers: Vec<Subscription>, subscriptions: &Subscriptions) {
     drop(readers);
     eventually("nothing is subscribed any more", || subscriptions.channel_count() == 0).await;
-}
-
-/// Which of three masters, as `redis-cli --cluster create` shares the slots out, has the channel.
-fn shard(name: &ChannelName) -> usize {
-    match redis_keyslot(name.as_str().as_bytes()) {
-        ..=5_460 => 0,
-        5_461..=10_922 => 1,
-        _ => 2,
-    }
 }
 
 fn options() -> SubscriptionsOptions {

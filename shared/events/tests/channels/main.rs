@@ -8,6 +8,7 @@ mod broker;
 mod cluster;
 mod presence;
 mod sentinel;
+#[path = "../support/servers.rs"]
 mod servers;
 mod subscriptions;
 

@@ -1,7 +1,15 @@
 //! Several Redis servers that know each other.
 
 use crate::redis::PATIENCE;
-use oneiro_events::{Event, Subscription};
+use fred::{
+    clients::Client,
+    types::{
+        Builder, RespVersion,
+        config::{Config, ReconnectPolicy, UnresponsiveConfig},
+    },
+    util::redis_keyslot,
+};
+use oneiro_events::{ChannelName, Event, Subscription};
 use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -109,5 +117,71 @@ pub(crate) async fn next(subscription: &mut Subscription) -> String {
     match tokio::time::timeout(PATIENCE, subscription.recv()).await.expect("an event in time") {
         Event::Publication(publication) => String::from_utf8(publication.payload.to_vec()).unwrap(),
         Event::Gap(gap) => panic!("{gap:?}"),
+    }
+}
+
+async fn node() -> (Server, u16) {
+    let bus = free_port();
+    // The bus is usually the port + 10,000, which a free port may have no room for.
+    let bus_port = bus.to_string();
+    let mut arguments = vec!["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+    arguments.extend(["--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "always"]);
+    (Server::start(&arguments).await, bus)
+}
+
+/// Three masters, then their replicas, as many for each.
+pub(crate) async fn cluster(replicas: usize) -> Vec<Server> {
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+    for _ in 0..3 * (1 + replicas) {
+        let (node, bus) = node().await;
+        addresses.push(format!("127.0.0.1:{}@{bus}", node.port));
+        nodes.push(node);
+    }
+    let mut create = vec!["--cluster", "create"];
+    create.extend(addresses.iter().map(String::as_str));
+    let count = replicas.to_string();
+    create.extend(["--cluster-replicas", &count, "--cluster-yes"]);
+    let told = cli(nodes[0].port, &create);
+    assert!(told.contains("All 16384 slots covered"), "{told}");
+    eventually("every node knows the whole cluster and every master has a replica in step", || {
+        nodes.iter().all(|node| {
+            let is_ready = |info: &str| replicas == 0 || !info.contains("role:master") || replicated(info);
+            cli(node.port, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                && is_ready(&cli(node.port, &["INFO", "replication"]))
+        })
+    })
+    .await;
+    nodes
+}
+
+pub(crate) fn builder(nodes: &[Server]) -> Builder {
+    let others: Vec<String> = nodes[1..].iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
+    let url = format!("redis-cluster://127.0.0.1:{}?{}", nodes[0].port, others.join("&"));
+    let mut builder = Builder::from_config(Config::from_url(&url).unwrap());
+    builder.set_policy(ReconnectPolicy::new_constant(0, 50));
+    builder.with_performance_config(|performance| {
+        performance.broadcast_channel_capacity = 16_384;
+        performance.default_command_timeout = Duration::from_secs(5);
+    });
+    builder.with_connection_config(|connection| {
+        connection.internal_command_timeout = Duration::from_secs(5);
+        connection.unresponsive =
+            UnresponsiveConfig { max_timeout: Some(Duration::from_secs(3)), interval: Duration::from_millis(500) };
+    });
+    builder
+}
+
+pub(crate) fn subscriber(nodes: &[Server]) -> Client {
+    let mut builder = builder(nodes);
+    builder.with_config(|config| config.version = RespVersion::RESP3);
+    builder.build().unwrap()
+}
+
+/// Which of three masters, as `redis-cli --cluster create` shares the slots out, has the channel.
+pub(crate) fn shard(name: &ChannelName) -> usize {
+    match redis_keyslot(name.as_str().as_bytes()) {
+        ..=5_460 => 0,
+        5_461..=10_922 => 1,
+        _ => 2,
     }
 }
