@@ -116,7 +116,7 @@ pub struct Broker {
 
 impl Broker {
     /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end. Of a clustered one the settings are taken
-    /// for a connection to each master, so that one that is away holds up no other; it serves only channels whose slot is on the move.
+    /// for a connection to each master, so that one that is away holds up no other, and it need not be connected.
     pub fn new(client: Client, options: BrokerOptions) -> Self {
         let shards = Shards::new(client, ());
         let steps = Steps {

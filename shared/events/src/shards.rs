@@ -12,7 +12,7 @@ use fred::{
     error::Error,
     interfaces::{ClientLike, ClusterInterface},
     types::{
-        Value,
+        ClusterHash, CustomCommand, Value,
         cluster::ClusterRouting,
         config::{Server, ServerConfig},
     },
@@ -20,7 +20,7 @@ use fred::{
 };
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Shared, join},
     stream::FuturesUnordered,
 };
 use parking_lot::{Mutex, RwLock};
@@ -72,7 +72,7 @@ impl Watch for () {
 pub(crate) struct Shards(Arc<Inner>);
 
 struct Inner {
-    /// In a cluster only its settings, and the way to what is on the move just now.
+    /// In a cluster only its settings.
     whole: Client,
     watch: Arc<dyn Watch>,
     /// Where there is no cluster.
@@ -165,21 +165,35 @@ impl Shards {
             return call(self.0.whole.clone()).await.map_err(told);
         }
         let mut attempts = 0;
+        let mut asked: Option<Arc<Shard>> = None;
         loop {
             let shard = self.shard(channel).await?;
-            let error = match call(shard.client()).await {
+            let reply = match asked.take() {
+                Some(other) => call_asking(&other, &call).await,
+                None => call(shard.client()).await,
+            };
+            let error = match reply {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
             attempts += 1;
-            if error.details().starts_with("ASK ") {
-                // On the move at this moment: rare, and the library knows the steps.
-                return call(self.0.whole.clone()).await.map_err(told);
+            if attempts == ATTEMPTS {
+                return Err(told(error));
             }
-            let has_moved = error.details().starts_with("MOVED ");
-            self.refresh(if has_moved { MOVED_AGE } else { MAP_AGE }).await;
+            let (kind, rest) = error.details().split_once(' ').unwrap_or_default();
+            if kind == "ASK" {
+                // Its slot is on the move at this moment, and this key has gone ahead.
+                asked = self.named(rest);
+                if asked.is_none() {
+                    return Err(told(error));
+                }
+                continue;
+            }
+            // The keys of a slot on the move may be half here and half there.
+            let is_moving = matches!(kind, "MOVED" | "TRYAGAIN");
+            self.refresh(if is_moving { MOVED_AGE } else { MAP_AGE }).await;
             let is_elsewhere = self.owner(channel).is_some_and(|owner| !Arc::ptr_eq(&owner, &shard));
-            if attempts == ATTEMPTS || !(has_moved || is_elsewhere) {
+            if !(is_moving || is_elsewhere) {
                 return Err(told(error));
             }
             if !is_elsewhere {
@@ -187,6 +201,16 @@ impl Shards {
                 tokio::time::sleep(MOVED_AGE).await;
             }
         }
+    }
+
+    /// The shard that a redirection (`slot host:port`) names, if it has slots of its own already.
+    fn named(&self, redirection: &str) -> Option<Arc<Shard>> {
+        let (host, port) = redirection.split_once(' ')?.1.rsplit_once(':')?;
+        let map = self.map();
+        let mut shards = map.shards.iter();
+        shards
+            .find(|(server, _)| *server.host == *host && port.parse() == Ok(server.port))
+            .map(|(_, shard)| shard.clone())
     }
 
     /// The shard that has the channel, unless it is known to be away.
@@ -319,6 +343,18 @@ impl std::fmt::Debug for Shards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shards").field("is_clustered", &self.is_clustered()).finish_non_exhaustive()
     }
+}
+
+/// Runs `call` on a shard that is about to get the channel's slot. The permission holds for the next command on the connection; where another's
+/// comes between the two, the call is redirected again.
+async fn call_asking<R, F>(shard: &Shard, call: impl Fn(Client) -> F) -> Result<R, Error>
+where
+    F: Future<Output = Result<R, Error>>,
+{
+    let client = shard.client();
+    let asking = CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false);
+    // Polled in this order, and each is on its way with its first poll.
+    join(client.custom::<Value, Value>(asking, Vec::new()), call(client.clone())).await.1
 }
 
 /// Where the slots are, as one node sees it. `limit`: for the answer, and the connection if there is none yet.

@@ -9,7 +9,8 @@ use fred::{
 };
 use futures::{StreamExt, future::join_all, stream};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    iter::repeat,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -102,7 +103,7 @@ impl Auditing {
         let Some(audit) = audit else { return };
         // What was left of the last one is among them.
         self.subscribes = audit == Audit::Resubscribe || (self.subscribes && !self.left.is_empty());
-        self.left = shared.channels.lock().values().cloned().collect();
+        append_missing(&mut self.left, shared.channels.lock().values());
         if self.subscribes {
             // They are among them, too.
             again.entries.clear();
@@ -114,6 +115,12 @@ impl Auditing {
             );
         }
     }
+}
+
+/// Adds those that are not there yet behind those that are: a shard that comes and goes has audits begin again and again, and each must get further.
+fn append_missing<'a>(left: &mut Vec<Arc<Entry>>, all: impl Iterator<Item = &'a Arc<Entry>>) {
+    let waiting: HashSet<*const Entry> = left.iter().map(Arc::as_ptr).collect();
+    left.extend(all.filter(|entry| !waiting.contains(&Arc::as_ptr(entry))).cloned());
 }
 
 /// Channels that something went wrong with: their shard is away, or all of Redis. They wait apart, so that they hold up no others.
@@ -157,18 +164,16 @@ async fn serve(shared: &Shared, todo: &mut Todo, auditing: &mut Auditing, heals:
     }
     let wanted = next_chunk(&mut todo.subscribe);
     let audited = next_chunk(&mut auditing.left);
-    for (entries, subscribes) in [(wanted, true), (audited, auditing.subscribes)] {
-        let settle = |entry: Arc<Entry>, read: Result<Read, &EventError>| match read {
-            Ok(Read { before, end }) => {
-                let starts = subscribes && entry.start_at(end.clone()) == Verdict::Heal;
-                if starts || entry.compare(&before, &end) == Verdict::Heal {
-                    heals.start(entry);
-                }
+    let settle = |entry: Arc<Entry>, subscribes: bool, read: Result<Read, &EventError>| match read {
+        Ok(Read { before, end }) => {
+            let starts = subscribes && entry.start_at(end.clone()) == Verdict::Heal;
+            if starts || entry.compare(&before, &end) == Verdict::Heal {
+                heals.start(entry);
             }
-            Err(error) => again.add(entry, error),
-        };
-        positions(shared, entries, subscribes, settle).await;
-    }
+        }
+        Err(error) => again.add(entry, error),
+    };
+    positions(shared, [(wanted, true), (audited, auditing.subscribes)], settle).await;
 }
 
 /// Takes up to [`CHUNK`] channels that somebody still wants.
@@ -184,47 +189,47 @@ struct Read {
     end: Position,
 }
 
-/// Reads where each channel stands, and tells `settle`. With `subscribes`, each is subscribed first. A channel that cannot be read takes no other
-/// along.
+/// Reads where each channel stands, and tells `settle`. Those with `true` are subscribed first. A channel that cannot be read takes no other along.
 async fn positions(
     shared: &Shared,
-    entries: Vec<Arc<Entry>>,
-    subscribes: bool,
-    mut settle: impl FnMut(Arc<Entry>, Result<Read, &EventError>),
+    batches: [(Vec<Arc<Entry>>, bool); 2],
+    mut settle: impl FnMut(Arc<Entry>, bool, Result<Read, &EventError>),
 ) {
-    if entries.is_empty() {
-        return;
-    }
     if shared.shards.is_clustered() {
-        return positions_in_shards(shared, entries, subscribes, settle).await;
+        return positions_in_shards(shared, batches, settle).await;
     }
-    let reading = async {
-        if subscribes {
-            subscribe(shared, &entries).await?;
+    for (entries, subscribes) in batches {
+        if entries.is_empty() {
+            continue;
         }
-        let before: Vec<Position> = entries.iter().map(|entry| entry.last()).collect();
-        let channels: Vec<&ChannelName> = entries.iter().map(|entry| entry.channel()).collect();
-        Ok::<_, EventError>((before, shared.broker.positions(&channels).await?))
-    };
-    match reading.await {
-        Ok((before, ends)) => {
-            for ((entry, before), end) in entries.into_iter().zip(before).zip(ends) {
-                settle(entry, end.as_ref().map(|end| Read { before, end: end.clone() }));
+        let reading = async {
+            if subscribes {
+                subscribe(shared, &entries).await?;
             }
+            let before: Vec<Position> = entries.iter().map(|entry| entry.last()).collect();
+            let channels: Vec<&ChannelName> = entries.iter().map(|entry| entry.channel()).collect();
+            Ok::<_, EventError>((before, shared.broker.positions(&channels).await?))
+        };
+        match reading.await {
+            Ok((before, ends)) => {
+                for ((entry, before), end) in entries.into_iter().zip(before).zip(ends) {
+                    settle(entry, subscribes, end.as_ref().map(|end| Read { before, end: end.clone() }));
+                }
+            }
+            Err(error) => entries.into_iter().for_each(|entry| settle(entry, subscribes, Err(&error))),
         }
-        Err(error) => entries.into_iter().for_each(|entry| settle(entry, Err(&error))),
     }
 }
 
-/// The same in a cluster, one by one, as each may be on another shard.
+/// The same in a cluster, one by one and all at once, as each may be on another shard.
 async fn positions_in_shards(
     shared: &Shared,
-    entries: Vec<Arc<Entry>>,
-    subscribes: bool,
-    mut settle: impl FnMut(Arc<Entry>, Result<Read, &EventError>),
+    batches: [(Vec<Arc<Entry>>, bool); 2],
+    mut settle: impl FnMut(Arc<Entry>, bool, Result<Read, &EventError>),
 ) {
+    let entries = batches.into_iter().flat_map(|(entries, subscribes)| entries.into_iter().zip(repeat(subscribes)));
     let mut readings = stream::iter(entries)
-        .map(|entry| async move {
+        .map(|(entry, subscribes)| async move {
             let reading = async {
                 if subscribes {
                     subscribe_in_shard(shared, entry.channel()).await?;
@@ -233,11 +238,11 @@ async fn positions_in_shards(
                 Ok(Read { before, end: shared.broker.position(entry.channel()).await? })
             };
             let late = |_| Err(EventError::SubscribeTimeout(entry.channel().clone()));
-            (timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(late), entry.clone())
+            (timeout(SHARD_PATIENCE, reading).await.unwrap_or_else(late), entry.clone(), subscribes)
         })
-        .buffer_unordered(CHUNK);
-    while let Some((read, entry)) = readings.next().await {
-        settle(entry, read.as_ref().map(Read::clone));
+        .buffer_unordered(2 * CHUNK);
+    while let Some((read, entry, subscribes)) = readings.next().await {
+        settle(entry, subscribes, read.as_ref().map(Read::clone));
     }
 }
 
@@ -336,4 +341,23 @@ async fn is_alive(shared: &Shared, client: &Client) -> bool {
         }
     }
     matches!(answered, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_that_begins_again_goes_on_where_it_was() {
+        let entry = |n: usize| Arc::new(Entry::new(format!("post_{n}").parse().expect("a name")));
+        let all: Vec<_> = (0..10).map(entry).collect();
+        let mut left = Vec::new();
+        append_missing(&mut left, all.iter());
+        assert_eq!(left.len(), 10);
+        left.drain(..4);
+        append_missing(&mut left, all.iter());
+        let order: Vec<&str> = left.iter().map(|entry| entry.channel().as_str()).collect();
+        let expected: Vec<&str> = all[4..].iter().chain(&all[..4]).map(|entry| entry.channel().as_str()).collect();
+        assert_eq!(order, expected);
+    }
 }

@@ -140,6 +140,38 @@ async fn a_slot_that_moves_costs_no_stored_event_and_repeats_none() {
     assert_eq!((next(&mut reader).await, next(&mut joined).await), ("later".to_owned(), "later".to_owned()));
 }
 
+#[tokio::test]
+async fn a_channel_whose_slot_is_on_the_move_is_served_meanwhile() {
+    let nodes = cluster(0).await;
+    let broker = Broker::new(builder(&nodes).build().unwrap(), BrokerOptions::default());
+    let subscriptions = Subscriptions::start(subscriber(&nodes), broker.clone(), options());
+    let name = (0..).map(|n| channel(&format!("user_{n}"))).find(|name| shard(name) == 0).unwrap();
+    let slot = redis_keyslot(name.as_str().as_bytes()).to_string();
+    let ids: Vec<String> = nodes.iter().map(|node| cli(node.port, &["CLUSTER", "MYID"]).trim().to_owned()).collect();
+    let set = |node: usize, change: &str, of: usize| {
+        assert!(cli(nodes[node].port, &["CLUSTER", "SETSLOT", &slot, change, &ids[of]]).contains("OK"));
+    };
+    let keys = |node: usize| cli(nodes[node].port, &["--raw", "CLUSTER", "GETKEYSINSLOT", &slot, "10"]);
+
+    broker.publish(&name, b"before").await.unwrap();
+    set(1, "IMPORTING", 0);
+    set(0, "MIGRATING", 1);
+    let (port, ahead) = (nodes[1].port.to_string(), keys(0));
+    let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+    migrate.extend(ahead.split_whitespace());
+    assert!(cli(nodes[0].port, &migrate).contains("OK"));
+    let published = broker.publish(&name, b"on the move").await.unwrap();
+    assert_eq!((published.offset, keys(0).trim(), keys(1).lines().count()), (2, "", ahead.lines().count()));
+    assert_eq!(broker.position(&name).await.unwrap(), published);
+    assert_eq!(broker.history(&name, None, 10).await.unwrap().publications.len(), 2);
+    let mut reader = subscriptions.subscribe(&name).await.unwrap();
+    assert_eq!(*reader.position(), published);
+    set(1, "NODE", 1);
+    set(0, "NODE", 1);
+    broker.publish(&name, b"moved").await.unwrap();
+    assert_eq!(next(&mut reader).await, "moved");
+}
+
 async fn subscriptions_end(readers: Vec<Subscription>, subscriptions: &Subscriptions) {
     drop(readers);
     eventually("nothing is subscribed any more", || subscriptions.channel_count() == 0).await;
