@@ -265,7 +265,9 @@ async fn unsubscribe(shared: &Shared, channels: Vec<ChannelName>) -> Result<(), 
         let unsubscribing = stream::iter(channels).map(|channel| async move {
             let name = channel.as_str();
             let call = |client: Client| async move { client.sunsubscribe(name).await };
-            // One that is not answered for is as good as forgotten: a connection that breaks takes its subscriptions along.
+            // One that is not answered for is as good as forgotten: a connection that breaks takes its subscriptions along. Where the channel
+            // moved, Redis has forgotten it already and answers MOVED, which the library takes for the answer to the next command: that one
+            // fails or has an answer of the wrong form, and is tried again.
             let _ = timeout(SHARD_PATIENCE, shared.shards.on(&channel, "unsubscribe", call)).await;
         });
         unsubscribing.buffer_unordered(CHUNK).collect::<()>().await;

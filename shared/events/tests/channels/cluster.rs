@@ -141,7 +141,7 @@ async fn a_slot_that_moves_costs_no_stored_event_and_repeats_none() {
 }
 
 #[tokio::test]
-async fn a_channel_whose_slot_is_on_the_move_is_served_meanwhile() {
+async fn a_channel_whose_slot_is_on_the_move_is_served_meanwhile_and_one_that_nobody_has_is_away() {
     let nodes = cluster(0).await;
     let broker = Broker::new(builder(&nodes).build().unwrap(), BrokerOptions::default());
     let subscriptions = Subscriptions::start(subscriber(&nodes), broker.clone(), options());
@@ -170,6 +170,18 @@ async fn a_channel_whose_slot_is_on_the_move_is_served_meanwhile() {
     set(0, "NODE", 1);
     broker.publish(&name, b"moved").await.unwrap();
     assert_eq!(next(&mut reader).await, "moved");
+
+    // A slot that nobody has is away like one whose shard is dead.
+    for node in [1, 0, 2] {
+        cli(nodes[node].port, &["CLUSTER", "DELSLOTS", &slot]);
+    }
+    let begun = Instant::now();
+    while !matches!(subscriptions.subscribe(&name).await, Err(EventError::ShardAway(_)))
+        || !matches!(broker.publish(&name, b"lost").await, Err(EventError::ShardAway(_)))
+    {
+        assert!(begun.elapsed() < PATIENCE, "nobody has the slot, and nobody says so");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn subscriptions_end(readers: Vec<Subscription>, subscriptions: &Subscriptions) {
