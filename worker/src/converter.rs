@@ -7,11 +7,11 @@ use crate::orphan;
 use bytes::Bytes;
 use oneiro_pipeline::{Format, sniff};
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::{io, process::Stdio, time::Duration};
+use std::{io, process::Stdio, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -49,7 +49,15 @@ pub struct Converter {
     arguments: Vec<String>,
     time: Duration,
     max_bytes: u64,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+}
+
+/// What a program made of a file, and the place in which it ran. As long as it is kept, no other takes its place: so many files at most wait for
+/// their turn, in which they count.
+pub struct Converted {
+    /// A JPEG or PNG.
+    pub bytes: Bytes,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Converter {
@@ -57,7 +65,7 @@ impl Converter {
     /// `max_bytes` of output. `None` where the command is empty.
     pub fn new(command: &[String], time: Duration, max_bytes: u64, at_once: usize) -> Option<Self> {
         let (program, arguments) = command.split_first()?;
-        let places = Semaphore::new(at_once);
+        let places = Arc::new(Semaphore::new(at_once));
         Some(Self { program: program.clone(), arguments: arguments.to_vec(), time, max_bytes, places })
     }
 
@@ -73,10 +81,11 @@ impl Converter {
     ///
     /// # Cancel safety
     /// Dropped, the program and whatever it started are killed.
-    pub async fn convert(&self, original: &Bytes) -> Result<Bytes, ConvertError> {
-        let _place = self.places.acquire().await.map_err(|_| ConvertError::Start(io::ErrorKind::Interrupted.into()))?;
+    pub async fn convert(&self, original: &Bytes) -> Result<Converted, ConvertError> {
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.map_err(|_| ConvertError::Start(io::ErrorKind::Interrupted.into()))?;
         match timeout(self.time, self.run(original)).await {
-            Ok(result) => result,
+            Ok(result) => Ok(Converted { bytes: result?, _place: place }),
             Err(_) => Err(ConvertError::TimedOut),
         }
     }

@@ -13,7 +13,7 @@ mod runtime;
 mod shared;
 mod sweep;
 
-pub use converter::{ConvertError, Converter};
+pub use converter::{ConvertError, Converted, Converter};
 pub use pool::{Isolation, Limits, Pool, PoolError, Reserved};
 pub use runtime::{Args, run};
 pub use shared::Shared;

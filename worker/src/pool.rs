@@ -121,6 +121,8 @@ impl Budget {
 pub struct Reserved {
     _room: OwnedSemaphorePermit,
     bytes: u64,
+    /// How long it was waited for: the place and the pixels have the rest of [`Limits::wait`].
+    waited: Duration,
 }
 
 /// What an image holds while it is worked on. The place is taken first: an image that still waits for one keeps no pixels from others.
@@ -191,7 +193,8 @@ impl Pool {
     /// # Cancel safety
     /// Nothing is kept where it is dropped.
     pub async fn reserve(&self, bytes: u64) -> Result<Reserved, PoolError> {
-        Ok(Reserved { _room: self.in_time(self.originals.take(bytes)).await?, bytes })
+        let (room, waited) = in_time(self.wait, self.originals.take(bytes)).await?;
+        Ok(Reserved { _room: room, bytes, waited })
     }
 
     /// [`Pool::process_reserved`] for an image that is in memory anyway.
@@ -220,7 +223,8 @@ impl Pool {
         // A converter gives more than the original had.
         let unreserved = (bytes.len() as u64).saturating_sub(reserved.bytes);
         let wanted = estimate_memory(&header, &self.settings) + unreserved;
-        let admitted = self.in_time(self.admit(wanted, reserved)).await?;
+        let left = self.wait.saturating_sub(reserved.waited);
+        let (admitted, _) = in_time(left, self.admit(wanted, reserved)).await?;
         match &self.places {
             Places::Threads(threads) => threads.process(bytes, admitted).await,
             Places::Children(children) => children.process(&bytes, &header).await,
@@ -231,14 +235,18 @@ impl Pool {
         let seat = self.seats.clone().acquire_owned().await.map_err(|_| PoolError::Closed)?;
         Ok(Admitted { _original: original, _seat: seat, _pixels: self.pixels.take(bytes).await? })
     }
+}
 
-    /// What is waited for, or [`PoolError::Busy`].
-    async fn in_time<T>(&self, wanted: impl Future<Output = Result<T, PoolError>>) -> Result<T, PoolError> {
-        let waited = std::time::Instant::now();
-        let got = tokio::time::timeout(self.wait, wanted).await.map_err(|_| PoolError::Busy)?;
-        metrics::histogram!("oneiro_memory_wait_seconds").record(waited.elapsed().as_secs_f64());
-        got
-    }
+/// What is waited for and how long it took, or [`PoolError::Busy`].
+async fn in_time<T>(
+    most: Duration,
+    wanted: impl Future<Output = Result<T, PoolError>>,
+) -> Result<(T, Duration), PoolError> {
+    let began = std::time::Instant::now();
+    let got = tokio::time::timeout(most, wanted).await.map_err(|_| PoolError::Busy)??;
+    let waited = began.elapsed();
+    metrics::histogram!("oneiro_memory_wait_seconds").record(waited.as_secs_f64());
+    Ok((got, waited))
 }
 
 #[cfg(test)]

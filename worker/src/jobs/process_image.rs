@@ -1,7 +1,7 @@
 //! `process_image`: original in, variants out, outcome into the dream's record.
 
 use super::Failure;
-use crate::{ConvertError, Converter, PoolError, Shared, shared::report};
+use crate::{ConvertError, Converted, Converter, PoolError, Shared, shared::report};
 use apalis_core::{error::BoxDynError, task::data::Data};
 use apalis_fred::JobContext;
 use bytes::Bytes;
@@ -125,17 +125,19 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
             }
             error => Failure::unavailable("cannot read the original", error),
         })?;
-    let original = convert(shared, original).await?;
-    let processed = shared.pool.process_reserved(original, reserved).await.map_err(|error| judge(error, job))?;
+    let converted = convert(shared, &original).await?;
+    let bytes = converted.as_ref().map_or(original, |converted| converted.bytes.clone());
+    let processed = shared.pool.process_reserved(bytes, reserved).await.map_err(|error| judge(error, job))?;
+    drop(converted);
     upload(shared, job, dream, image, processed).await
 }
 
 /// The file as one that the pipeline decodes, where it is not and a converter is configured.
-async fn convert(shared: &Shared, original: Bytes) -> Result<Bytes, Failure> {
-    let Some(converter) = shared.converter.as_ref().filter(|_| Converter::is_for(&original)) else {
-        return Ok(original);
+async fn convert(shared: &Shared, original: &Bytes) -> Result<Option<Converted>, Failure> {
+    let Some(converter) = shared.converter.as_ref().filter(|_| Converter::is_for(original)) else {
+        return Ok(None);
     };
-    converter.convert(&original).await.map_err(|error| match error {
+    converter.convert(original).await.map(Some).map_err(|error| match error {
         ConvertError::Start(_) => Failure::unavailable("cannot convert the original", error),
         error => Failure::Permanent { code: "converter_failed".to_owned(), detail: capitalised(&error.to_string()) },
     })

@@ -41,7 +41,6 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     output.flush()?;
     let decode = Duration::from_millis(setup.decode_ms);
     let mut processor = Processor::new(setup.settings.clone());
-    let mut bytes = Vec::new();
     loop {
         let mut length = [0; 8];
         match input.read_exact(&mut length) {
@@ -49,9 +48,9 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         }
-        bytes.clear();
         let length = u64::from_le_bytes(length);
-        // Read as it comes: the limit on a file's size was checked by the worker.
+        // The limit on a file's size was checked by the worker. Given back after each: the next is not to keep room for the largest.
+        let mut bytes = Vec::with_capacity(length as usize);
         if input.take(length).read_to_end(&mut bytes)? as u64 != length {
             return Ok(());
         }
@@ -112,8 +111,8 @@ fn give_up_rights(memory_bytes: u64) -> io::Result<()> {
     let limit = |resource, most| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
-    // Descriptors below this number are the pipes; there are no others, and so no file, socket or device can be opened.
-    limit(Resource::Nofile, 3)?;
+    // The pipes stay open, and nothing else can be opened: no file, socket or device, even in the place of a pipe that is closed.
+    limit(Resource::Nofile, 0)?;
     #[cfg(target_os = "linux")]
     {
         // Root is exempt from this one.

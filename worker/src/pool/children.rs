@@ -282,6 +282,7 @@ mod tests {
             (r#""name":"v""#, r#""name":"../../v""#),
             (r#""name":"v","format":"jpeg""#, r#""name":"v","format":"png""#),
             (r#""frames":1}]"#, r#""frames":4000000000}]"#),
+            (r#""frames":1}]"#, r#""frames":2}]"#),
             (r##""dominant_color":"#"##, r#""dominant_color":"<"#),
             (r#""placeholder":""#, r#""placeholder":"<script>"#),
             (r#""orientation":1"#, r#""orientation":2"#),

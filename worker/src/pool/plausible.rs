@@ -2,12 +2,14 @@
 //! browsers read, and memory.
 
 use super::wire::Answer;
-use oneiro_pipeline::{Encoded, Header, Output, Processed, Settings};
+use oneiro_pipeline::{Encoded, Format, Header, Output, Processed, Settings, VariantSpec};
 
 /// Most bytes of a pixel in any file that the pipeline writes, noise in the worst of them included.
 const BYTES_A_PIXEL: u64 = 16;
-/// Most bytes of a file beside its pixels and what EXIF is kept.
+/// Most bytes of a file beside its frames and what EXIF is kept.
 const FRAME_BYTES: u64 = 64 << 10;
+/// Most bytes that a frame takes beside its pixels.
+const BYTES_A_FRAME: u64 = 256;
 /// A thumbhash takes some 28 characters.
 const MAX_PLACEHOLDER_CHARS: usize = 64;
 const MAX_CODE_CHARS: usize = 40;
@@ -43,20 +45,25 @@ impl Known<'_> {
             && processed.variants.len() == wanted.len()
             && sizes.len() == wanted.len()
             && processed.variants.iter().zip(sizes).zip(wanted).all(|((variant, size), wanted)| {
-                variant.name == wanted.name && variant.format == wanted.format && self.allows_size(variant, *size)
+                variant.name == wanted.name
+                    && variant.format == wanted.format
+                    && self.allows_size(wanted, variant, *size)
             })
             && processed.placeholder.len() <= MAX_PLACEHOLDER_CHARS
             && processed.placeholder.bytes().all(is_base64)
             && colour.is_some_and(|digits| digits.len() == 6 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    /// Nothing is ever enlarged, and no picture takes more than it has pixels for.
-    fn allows_size(&self, variant: &Encoded, size: u64) -> bool {
-        let pixels = u64::from(variant.width) * u64::from(variant.height) * u64::from(variant.frames);
-        (1..=self.header.width).contains(&variant.width)
-            && (1..=self.header.height).contains(&variant.height)
-            && (1..=self.header.frames.max(1)).contains(&variant.frames)
-            && size <= pixels.saturating_mul(BYTES_A_PIXEL) + FRAME_BYTES + self.settings.limits.max_exif_bytes
+    /// The variant's own size, as many frames as it may have, and no more bytes than these have pixels for.
+    fn allows_size(&self, wanted: &VariantSpec, variant: &Encoded, size: u64) -> bool {
+        let is_animation = wanted.animated && matches!(self.header.format, Format::Gif | Format::WebP);
+        let most_frames = if is_animation { self.header.frames.max(1) } else { 1 };
+        let frames = u64::from(variant.frames);
+        let pixels = u64::from(variant.width) * u64::from(variant.height) * frames;
+        let most_bytes = pixels.saturating_mul(BYTES_A_PIXEL) + frames * BYTES_A_FRAME + FRAME_BYTES;
+        (variant.width, variant.height) == wanted.size(self.header.width, self.header.height)
+            && (1..=most_frames).contains(&variant.frames)
+            && size <= most_bytes + self.settings.limits.max_exif_bytes
     }
 }
 

@@ -29,7 +29,11 @@ async fn run(text: &str, arguments: &[&str], time: Duration) -> Result<Bytes, Co
     let folder = tempfile::tempdir().expect("a folder");
     let command: Vec<String> =
         std::iter::once(script(folder.path(), text)).chain(arguments.iter().map(|a| (*a).to_owned())).collect();
-    Converter::new(&command, time, 1000, 2).expect("a command").convert(&original()).await
+    Converter::new(&command, time, 1000, 2)
+        .expect("a command")
+        .convert(&original())
+        .await
+        .map(|converted| converted.bytes)
 }
 
 #[tokio::test]

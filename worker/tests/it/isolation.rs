@@ -83,6 +83,13 @@ fn busy(program: &Path) -> Option<i32> {
     entries.find_map(|entry| is_busy(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
+/// How many descriptors a process may have.
+fn most_files(pid: i32) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("Linux");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line of it");
+    line.split_whitespace().next().expect("a number").to_owned()
+}
+
 async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -134,6 +141,7 @@ async fn a_child_that_is_lost_costs_its_own_image_only() {
     for signal in [Signal::KILL, Signal::TERM, Signal::SEGV, Signal::ABORT] {
         let kill = async {
             let pid = eventually("a busy child", || busy(&program)).await;
+            assert_eq!(most_files(pid), "0", "it can open nothing");
             let pid = Pid::from_raw(pid).expect("a pid");
             kill_process(pid, signal).expect("a child of ours");
             if signal == Signal::SEGV {

@@ -31,6 +31,8 @@ fn decode_av1(bytes: &[u8], (width, height): (u32, u32)) -> Result<Picture, Pipe
     let mut settings = Settings::new();
     settings.set_n_threads(1);
     settings.set_max_frame_delay(1);
+    // Of a picture in layers the best one, not the first.
+    settings.set_all_layers(false);
     settings.set_frame_size_limit(width.saturating_mul(height));
     let mut decoder = Decoder::with_settings(&settings)
         .map_err(|error| PipelineError::encode("setting up the AV1 decoder", error))?;

@@ -30,7 +30,7 @@ pub(super) fn decode<'a>(
     decoder.set_ignore_text_chunk(true);
     decoder.ignore_checksums(may_salvage(settings));
     let mut reader = decoder.read_info().map_err(classify)?;
-    let packed = reader.info().icc_profile.as_ref();
+    let packed = reader.info().icc_profile.as_ref().filter(|_| probed.header.has_icc);
     let mut icc = probed.icc.clone().or_else(|| packed.map(|profile| Cow::Owned(profile.to_vec())));
     let (width, height) = reader.info().size();
     let (colour, _) = reader.output_color_type();

@@ -82,21 +82,21 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     };
     let alpha = file.referring(primary, b"auxl").find(is_alpha);
     (probed.header.has_alpha, probed.header.components) = (alpha.is_some(), if alpha.is_some() { 4 } else { 3 });
+    let (colour, alpha_data) = (file.data(primary)?, alpha.map(|id| file.data(id)).transpose()?);
+    let frames = av1::frames(&colour).max(alpha_data.as_deref().map_or(0, av1::frames));
+    if frames > MAX_CODED_FRAMES {
+        return Err(PipelineError::corrupt(Format::Avif, "it hides frames behind the one it shows"));
+    }
+    // Each frame before the one that is shown is kept, as what it may refer to: up to three samples of two bytes a pixel.
+    let pixels = u64::from(probed.header.width) * u64::from(probed.header.height);
+    probed.header.decoder_bytes = frames.saturating_sub(1) as u64 * 6 * pixels;
     probed.avif = Some(Items {
-        colour: picture(file.data(primary)?)?,
-        alpha: alpha.map(|id| picture(file.data(id)?)).transpose()?,
+        colour,
+        alpha: alpha_data,
         is_premultiplied: alpha.is_some_and(|id| file.referring(id, b"prem").any(|item| item == primary)),
         nclx,
     });
     Ok(probed)
-}
-
-/// A picture's data, if it does not make the decoder work for many.
-fn picture(data: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, PipelineError> {
-    if av1::frames(&data) > MAX_CODED_FRAMES {
-        return Err(PipelineError::corrupt(Format::Avif, "it hides frames behind the one it shows"));
-    }
-    Ok(data)
 }
 
 fn damaged() -> PipelineError {

@@ -59,7 +59,12 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     // In this order of precedence (section 4.3); the profile in `iCCP` is packed, and the decoder's to read.
     let is_grey = colour == 0 && !probed.header.has_alpha;
     let named = match (code_points, gamma) {
-        (Some((primaries, transfer)), _) => named::profile(Format::Png, primaries.into(), transfer.into())?,
+        (Some((primaries, transfer)), _) => {
+            let profile = named::profile(Format::Png, primaries.into(), transfer.into())?;
+            // A grey picture has no primaries, and its curve is near enough that of sRGB.
+            probed.header.has_icc &= is_grey;
+            profile.filter(|_| !is_grey)
+        }
         (None, Some(gamma)) if !is_srgb && !probed.header.has_icc => named::gamma_profile(gamma, is_grey),
         _ => None,
     };

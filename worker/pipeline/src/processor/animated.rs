@@ -1,7 +1,6 @@
 //! Animated variants: every frame of the input, resized, into one WebP a variant.
 
 use super::{Encoded, Job, Processor};
-use crate::PipelineError;
 use crate::colour::unpremultiply;
 use crate::control::{Control, Stage, ask};
 use crate::decode::frames::Animation;
@@ -11,6 +10,7 @@ use crate::geometry::place;
 use crate::header::Attribution;
 use crate::plan::Rendition;
 use crate::raster::Raster;
+use crate::{Format, PipelineError};
 
 /// A variant in the making.
 struct Making {
@@ -39,7 +39,10 @@ impl Processor {
             let (raster, delay_ms) = match frames.next(&mut self.buffers) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(_) if may_salvage(&self.settings) && making.iter().all(|making| making.frames > 0) => {
+                Err(
+                    PipelineError::Corrupt { format: Format::Gif, .. }
+                    | PipelineError::Truncated { format: Format::Gif },
+                ) if may_salvage(&self.settings) && making.iter().all(|making| making.frames > 0) => {
                     is_salvaged = true;
                     break;
                 }
@@ -62,7 +65,7 @@ impl Processor {
         }
         let exif = job.attribution.as_ref().map(Attribution::to_exif);
         for (index, Making { rendition, variant, frames, last }) in wanted.iter().zip(making) {
-            let last = last.ok_or_else(|| PipelineError::corrupt(crate::Format::WebP, "it has no frames"))?;
+            let last = last.ok_or_else(|| PipelineError::corrupt(Format::WebP, "it has no frames"))?;
             let bytes = variant.finish(exif.as_deref(), &last)?;
             last.recycle(&mut self.buffers);
             let spec = &self.settings.variants[*index];

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::geometry::place;
+
 /// One image to produce.
 ///
 /// In a settings file a variant is flat: `name`, then either `long_edge` or `width` and `height` (with `fit` and `gravity` or
@@ -44,6 +46,13 @@ pub struct VariantSpec {
 }
 
 impl VariantSpec {
+    /// Width and height, in pixels, of the variant of an image of this size as displayed.
+    #[must_use]
+    pub fn size(&self, width: u32, height: u32) -> (u32, u32) {
+        let (_, width, height) = place(self.target, width, height);
+        (width, height)
+    }
+
     /// A JPEG variant of quality 82.
     #[must_use]
     pub fn new(name: impl Into<String>, target: Target) -> Self {

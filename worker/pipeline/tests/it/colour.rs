@@ -109,6 +109,11 @@ fn png_colours_that_are_named_are_converted() {
     is_near(&file(Rgb, &[128; 3], &[light, (b"sRGB", &[0])], None), [128; 3]);
     is_near(&file(Rgb, &[128; 3], &[light], Some(&srgb)), [128; 3]);
     is_near(&file(Rgb, &[128; 3], &[light, (b"cICP", &[1, 13, 0, 1])], None), [128; 3]);
+    // Named colours outrank a profile, also where they are sRGB's; grey has no primaries, and keeps its profile.
+    let wide = ColorProfile::new_display_p3().encode().expect("a profile");
+    let named: (&[u8; 4], &[u8]) = (b"cICP", &[1, 13, 0, 1]);
+    is_near(&file(Rgb, &[117, 251, 76], &[named], Some(&wide)), [117, 251, 76]);
+    is_near(&file(Grayscale, &[128], &[named], Some(&grey)), [188; 3]);
     for transfer in [16, 18] {
         let bright = file(Rgb, &[128; 3], &[(b"cICP", &[9, transfer, 0, 1])], None);
         assert_eq!(made(&bright).expect_err("too bright").code(), "unsupported_feature");
