@@ -5,6 +5,7 @@ mod cross_origin;
 mod error;
 mod first;
 mod listener;
+mod rest;
 mod routes;
 mod serve;
 mod server;

@@ -30,6 +30,9 @@ use tokio::{
 /// A connection that sends nothing for so long between two requests is closed: browsers keep theirs for about as long.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
+/// Where no uploads are taken, how much of a refused body is read away.
+const MAX_UNREAD_BYTES: u64 = 1024 * 1024;
+
 /// Connections that wait to be accepted, as far as the system allows: everybody comes back at once after a restart, and a connection that finds no
 /// room tries again only a second later.
 const BACKLOG: u32 = 4_096;
@@ -93,8 +96,12 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     } else {
         None
     };
-    let limits =
-        Limits { head: config.http.header_timeout(), idle: IDLE_LIMIT, connections: config.http.max_connections };
+    let limits = Limits {
+        head: config.http.header_timeout(),
+        idle: IDLE_LIMIT,
+        connections: config.http.max_connections,
+        unread: config.uploads.max_body_bytes,
+    };
     let client = if role == Role::Ws { None } else { Some(client) };
     let state =
         Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
@@ -164,7 +171,7 @@ fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves the socket tier alone on a listener of the caller's, until the returned task is aborted; for tests and for embedding.
 pub fn serve_sockets(listener: TcpListener, sockets: &Arc<SocketContext>, header_timeout: Duration) -> JoinHandle<()> {
     let app = socket::routes(sockets).map_to_response();
-    let limits = Limits { head: header_timeout, idle: IDLE_LIMIT, connections: 0 };
+    let limits = Limits { head: header_timeout, idle: IDLE_LIMIT, connections: 0, unread: MAX_UNREAD_BYTES };
     tokio::spawn(async move {
         let served = server::serve(listener, app, limits, std::future::pending(), Duration::ZERO).await;
         if let Err(error) = served {

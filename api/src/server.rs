@@ -5,6 +5,7 @@ use crate::{
     error::report,
     first::{self, First},
     listener::{Connection, Limits, Takeover, Upgrade, Watch, Watchman},
+    rest::Rest,
 };
 use bytes::Bytes;
 use hyper::{
@@ -15,7 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use poem::{
     Endpoint, Request, Response,
-    http::uri::Scheme,
+    http::{HeaderValue, header::CONNECTION, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use std::{
@@ -24,7 +25,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -36,6 +40,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After a failed accept (no file descriptors left, above all) the next one waits, rather than spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client that goes on sending behind its refusal has to read that.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves connections until `stop`, then lets requests under way finish for at most `patience`.
 ///
@@ -143,15 +149,25 @@ async fn exchange<E: Endpoint<Output = Response> + 'static>(
 ) -> hyper::Result<Option<Taken>> {
     let (watch, upgrade) = (connection.watch().clone(), Upgrade::default());
     let agreed = upgrade.clone();
+    let still_sends = Arc::new(AtomicBool::new(false));
+    let lingers = still_sends.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         watch.begin_exchange();
+        let has_body = !request.body().is_end_stream();
         let (local, peer) = (LocalAddr(addresses.local.into()), RemoteAddr(addresses.peer.into()));
         let mut request = Request::from((request, local, peer, Scheme::HTTP));
         request.extensions_mut().insert(upgrade.clone());
-        let (endpoint, watch) = (endpoint.clone(), watch.clone());
+        let rest = has_body.then(|| Rest::of(&mut request));
+        let (endpoint, watch, still_sends) = (endpoint.clone(), watch.clone(), still_sends.clone());
         Box::pin(async move {
-            let response = hyper::Response::from(endpoint.get_response(request).await);
-            Ok::<_, Infallible>(response.map(|body| Answer { body, watch }))
+            let mut response = endpoint.get_response(request).await;
+            if let Some(rest) = rest
+                && !rest.read_away(watch.limits().unread).await
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                still_sends.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(hyper::Response::from(response).map(|body| Answer { body, watch }))
         })
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(connection), service);
@@ -170,6 +186,10 @@ async fn exchange<E: Endpoint<Output = Response> + 'static>(
         None => {
             // An error means that the client closed first.
             let _ = stream.shutdown().await;
+            if lingers.load(Ordering::Relaxed) {
+                // What it still sends would have the connection reset, and our answer lost with it.
+                let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
+            }
             Ok(None)
         }
     }

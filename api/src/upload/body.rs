@@ -1,4 +1,4 @@
-//! The request body as a stream that cannot outgrow its limits, and that can be drained after a refusal.
+//! The request body as a stream that cannot outgrow its limits.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -11,7 +11,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 /// The parser reads ahead for as long as bytes are at hand; a pause after so many keeps its buffer this small.
@@ -20,8 +19,6 @@ const READ_AHEAD_BYTES: u64 = 128 * 1024;
 /// The HTTP server hands over pieces of up to some 400 KiB, and the parser may take two rounds of [`READ_AHEAD_BYTES`] and a piece before it
 /// can show progress.
 const MAX_UNPARSED_BYTES: u64 = 2 * 1024 * 1024;
-/// How long a refused client may go on sending before the connection is closed on it.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 struct Shared {
     stream: Mutex<BoxStream<'static, io::Result<Bytes>>>,
@@ -56,22 +53,6 @@ impl LimitedBody {
     /// Whether the body went beyond its limit.
     pub(super) fn is_too_large(&self) -> bool {
         self.0.is_too_large.load(Relaxed)
-    }
-
-    /// Reads and throws away what the client still sends, within limits: a client that is still writing when the connection closes
-    /// would see a reset instead of our answer.
-    pub(super) async fn drain(self) {
-        let drained = async {
-            let mut left = self.0.limit;
-            while let Some(Ok(bytes)) = std::future::poll_fn(|cx| self.0.stream.lock().as_mut().poll_next(cx)).await {
-                left = left.saturating_sub(bytes.len() as u64);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        // Running out of time only means that the connection is closed on a client that does not stop.
-        let _ = tokio::time::timeout(DRAIN_LIMIT, drained).await;
     }
 }
 

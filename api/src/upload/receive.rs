@@ -92,7 +92,7 @@ impl Drop for Received {
 /// Reads the form of `request` and stores its files for `dream`, which has a record unless `is_new`. On a refusal nothing of it is kept.
 ///
 /// # Errors
-/// 400, 413, 415, 503: see [`ApiError`]. Where a form was begun, the rest of it has been read away by then, so that the client gets to see the answer.
+/// 400, 413, 415, 503: see [`ApiError`].
 pub(crate) async fn receive(
     state: &Arc<AppState>,
     request: &Request,
@@ -112,13 +112,7 @@ pub(crate) async fn receive(
     }
     let body = LimitedBody::new(body, limit);
     let mut form = Multipart::new(body.clone(), boundary);
-    let outcome = read_parts(state, &mut form, &body, dream, &mut received).await;
-    drop(form);
-    if let Err(error) = outcome {
-        drop(received);
-        body.drain().await;
-        return Err(error);
-    }
+    read_parts(state, &mut form, &body, dream, &mut received).await?;
     Ok(received)
 }
 

@@ -137,6 +137,58 @@ async fn a_body_that_is_too_large_as_a_whole_is_refused_announced_or_not() -> Re
     Ok(())
 }
 
+/// Refused for the sender's sake, before a byte of the body is read: the sender hears of it, and what it asks next on the connection is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_at_once_gets_to_read_why_and_may_go_on() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).start().await?;
+    let nobody = oneiro.bearer(None)?;
+    let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
+    let length = 3_000_000;
+    let head = format!(
+        "POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\n\r\n"
+    );
+    for _ in 0..2 {
+        stream.write_all(head.as_bytes()).await?;
+        // More than sockets hold: somebody reads it.
+        within("the body is taken", stream.write_all(&vec![b'x'; length])).await??;
+        let answer = read_answer(&mut stream).await?;
+        ensure!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("connection: close"), "{answer}");
+    }
+    // One that asks before it sends is told without sending, and so is one that announces too much.
+    for header in ["Expect: 100-continue\r\nContent-Length: 3000000", "Content-Length: 300000000000"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
+        stream
+            .write_all(format!("POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        within("an answer and the end", stream.read_to_string(&mut answer)).await??;
+        ensure!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("connection: close"), "{answer}");
+    }
+    // As it happens to clients: one connection, each request answered.
+    let form = || Form::new("Mine", "text").image(1, vec![7; 1_000_000], 0);
+    for _ in 0..10 {
+        nobody.post_dream(form()).await?.expect(401)?;
+        nobody.get("/healthz").await?.expect(200)?;
+    }
+    Ok(())
+}
+
+/// An answer whose length is told, whole.
+async fn read_answer(stream: &mut TcpStream) -> Result<String> {
+    let mut answer = Vec::new();
+    loop {
+        let read = within("an answer", stream.read_buf(&mut answer)).await??;
+        ensure!(read > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+        let text = String::from_utf8_lossy(&answer).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("a length")?;
+        if body.len() >= length.parse()? {
+            return Ok(String::from_utf8(answer)?);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_asked_for_in_pages_of_one_to_a_hundred() -> Result<()> {
     let oneiro = Oneiro::builder().workers(0).start().await?;
