@@ -1,7 +1,13 @@
 //! A TCP relay between the programs and Redis that can break the network.
 
 use anyhow::{Context, Result};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -28,6 +34,8 @@ enum Weather {
 pub struct Proxy {
     port: u16,
     weather: watch::Sender<Weather>,
+    /// How often all connections were forgotten.
+    forgotten: Arc<AtomicU32>,
     accept: JoinHandle<()>,
 }
 
@@ -40,16 +48,16 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen")?;
         let port = listener.local_addr()?.port();
         let (weather, seen) = watch::channel(Weather::Clear);
-        let seen = Arc::new(seen);
+        let forgotten = Arc::new(AtomicU32::new(0));
+        let memory = Arc::clone(&forgotten);
         let accept = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let seen = Arc::clone(&seen);
                 if *seen.borrow() != Weather::Cut {
-                    tokio::spawn(async move { relay(client, target, (*seen).clone()).await });
+                    tokio::spawn(relay(client, target, seen.clone(), Memory::of(&memory)));
                 }
             }
         });
-        Ok(Self { port, weather, accept })
+        Ok(Self { port, weather, forgotten, accept })
     }
 
     /// Where it listens.
@@ -65,6 +73,11 @@ impl Proxy {
     /// Holds back everything without closing anything.
     pub fn silence(&self) {
         self.weather.send_replace(Weather::Silent);
+    }
+
+    /// Carries nothing more on the connections that are open, and tells nobody: a firewall that lost its table. New ones work.
+    pub fn forget(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Delays every chunk, in both directions.
@@ -85,22 +98,42 @@ impl Drop for Proxy {
     }
 }
 
-async fn relay(client: TcpStream, target: u16, weather: watch::Receiver<Weather>) {
+/// Whether a connection is one that was forgotten.
+#[derive(Clone)]
+struct Memory {
+    forgotten: Arc<AtomicU32>,
+    before: u32,
+}
+
+impl Memory {
+    fn of(forgotten: &Arc<AtomicU32>) -> Self {
+        Self { forgotten: Arc::clone(forgotten), before: forgotten.load(Ordering::Relaxed) }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed) != self.before
+    }
+}
+
+async fn relay(client: TcpStream, target: u16, weather: watch::Receiver<Weather>, memory: Memory) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let mut cut = weather.clone();
     tokio::select! {
-        () = carry(client_read, server_write, weather.clone()) => {}
-        () = carry(server_read, client_write, weather) => {}
+        () = carry(client_read, server_write, weather.clone(), memory.clone()) => {}
+        () = carry(server_read, client_write, weather, memory) => {}
         // Also when the sender is gone: the test is over.
         _ = cut.wait_for(|weather| *weather == Weather::Cut) => {}
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>, memory: Memory) {
     let mut buffer = vec![0_u8; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if memory.is_lost() {
+            continue;
+        }
         let now = *weather.borrow();
         if let Weather::Slow(delay) = now {
             tokio::time::sleep(delay).await;

@@ -3,9 +3,10 @@
 use crate::config::RedisConfig;
 use fred::{
     clients::Client,
+    error::ErrorKind,
     interfaces::ClientLike,
     types::{
-        Builder, RespVersion,
+        Builder, RespVersion, Value,
         config::{Config as FredConfig, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig},
     },
 };
@@ -15,6 +16,7 @@ use std::{
     task::Poll,
     time::Duration,
 };
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Publications that the library holds until the subscriber takes them. Its own default of 32 loses them in a burst; one turn of its reader
 /// brings at most some 10,000 short ones. Only the subscriber pays for it: a client keeps eight such queues, all allocated at once.
@@ -57,9 +59,42 @@ pub async fn connect(config: &RedisConfig) -> Result<Client, ConnectError> {
             // What a node says is worth more than that the whole did not come about: a wrong password, say.
             any_node_answers(config, &builder).await?;
             tracing::warn!(%error, "not every master of the cluster answers; starting without");
-            Ok(client)
         }
-        outcome => outcome,
+        outcome => drop(outcome?),
+    }
+    if !is_clustered {
+        tokio::spawn(guard(client.clone(), silence_limit(config)));
+    }
+    Ok(client)
+}
+
+/// How long a server may be silent until its connection is made anew.
+fn silence_limit(config: &RedisConfig) -> Duration {
+    config.command_timeout() * 2
+}
+
+/// Makes a connection anew that has been silent for `limit`. The client library does so by itself only where nothing is written for as long: with
+/// calls that keep coming, one whose peer is gone would stay for as long as the kernel sends again, some 15 minutes.
+async fn guard(client: Client, limit: Duration) {
+    let mut ticks = interval(limit / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !client.is_connected() || !is_silent(&client, limit / 2).await || !client.is_connected() {
+            continue;
+        }
+        tracing::warn!("Redis keeps its connection and does not answer; connecting anew");
+        if let Ok(Err(error)) = timeout(limit, client.force_reconnection()).await {
+            tracing::warn!(%error, "the connection to Redis could not be renewed");
+        }
+    }
+}
+
+/// Whether the server says nothing at all; that it refuses is an answer.
+async fn is_silent(client: &Client, limit: Duration) -> bool {
+    match timeout(limit, client.ping::<Value>(None)).await {
+        Ok(answer) => answer.is_err_and(|error| *error.kind() == ErrorKind::Timeout),
+        Err(_) => true,
     }
 }
 
@@ -104,7 +139,7 @@ pub async fn connect_subscriber(config: &RedisConfig) -> Result<Client, ConnectE
 
 /// Whether the server answers a PING within `limit`.
 pub async fn answers(client: &Client, limit: Duration) -> bool {
-    matches!(tokio::time::timeout(limit, client.ping::<String>(None)).await, Ok(Ok(_)))
+    matches!(timeout(limit, client.ping::<String>(None)).await, Ok(Ok(_)))
 }
 
 fn builder(config: &RedisConfig) -> Result<Builder, ConnectError> {
@@ -116,10 +151,16 @@ fn builder(config: &RedisConfig) -> Result<Builder, ConnectError> {
         .with_connection_config(|connection| {
             connection.connection_timeout = connect_timeout;
             connection.internal_command_timeout = timeout;
-            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            connection.tcp = TcpConfig {
+                nodelay: Some(true),
+                // A peer that is gone or reads no more: the client library cannot leave what it is still writing to.
+                #[cfg(target_os = "linux")]
+                user_timeout: Some(silence_limit(config)),
+                ..TcpConfig::default()
+            };
             // A server that accepts but never answers (a stalled disk, a half-open connection) is left after twice the command timeout.
             connection.unresponsive =
-                UnresponsiveConfig { max_timeout: Some(timeout * 2), interval: Duration::from_secs(1) };
+                UnresponsiveConfig { max_timeout: Some(silence_limit(config)), interval: Duration::from_secs(1) };
         })
         .with_performance_config(|performance| performance.default_command_timeout = timeout);
     let cap = u32::try_from(config.reconnect_max_seconds * 1000).unwrap_or(u32::MAX);
@@ -138,11 +179,11 @@ async fn init<C: ClientLike>(config: &RedisConfig, client: C) -> Result<C, Conne
         client.connect();
         match first {
             Poll::Ready(outcome) => Ok(outcome),
-            Poll::Pending => tokio::time::timeout(config.connect_timeout(), ready).await,
+            Poll::Pending => timeout(config.connect_timeout(), ready).await,
         }
     };
     let outcome = outcome.unwrap_or_else(|_| {
-        Err(fred::error::Error::new(fred::error::ErrorKind::Timeout, "no answer within redis.connect_timeout_seconds"))
+        Err(fred::error::Error::new(ErrorKind::Timeout, "no answer within redis.connect_timeout_seconds"))
     });
     match outcome {
         Ok(()) => Ok(client),

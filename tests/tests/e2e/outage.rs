@@ -81,6 +81,29 @@ async fn cut_and_silent_connections_are_healed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn forgotten_connections_are_renewed_however_busy_they_are() -> Result<()> {
+    let oneiro = Oneiro::builder().proxy().start().await?;
+    let ada = oneiro.user(1)?;
+    let before = ada.dream(form("Before")?).await?;
+    let mut socket = ada.watch(Tier::Ws, before).await?;
+    ada.settled(before, "completed").await?;
+    oneiro.proxy()?.forget();
+    // Calls that keep coming must not hide that none is answered.
+    let served = async || {
+        eventually("served again", async || {
+            Ok(ada.get(&format!("/api/dreams/{before}/")).await?.status.is_success().then_some(()))
+        })
+        .await
+    };
+    tokio::try_join!(served(), served(), served())?;
+    let after = ada.dream(form("After")?).await?;
+    ada.settled(after, "completed").await?;
+    ada.delete(&format!("/api/dreams/{before}/")).await?.expect(202)?;
+    socket.update("delete_completed").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_uploads_are_refused_for_now_and_nothing_accepted_is_lost() -> Result<()> {
     let mut oneiro = Oneiro::start().await?;
     let ada = oneiro.user(1)?;
