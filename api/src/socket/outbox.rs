@@ -80,6 +80,8 @@ struct Inner {
     is_due: bool,
     /// What seldom happens takes no room until it does.
     signals: Option<Box<Signals>>,
+    /// Frames that went nowhere.
+    dropped: u32,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +126,8 @@ impl Outbox {
                     // Room for one frame only would mean to coalesce again for each: too slow either way.
                     if is_full(&inner) || inner.queue.len() > self.limits.messages / 4 * 3 {
                         metrics::counter!("oneiro_ws_slow_consumers_total").increment(1);
-                        dropped("slow_consumer", inner.queue.len() + 1);
+                        let frames = inner.queue.len() + 1;
+                        inner.note_dropped("slow_consumer", frames);
                         inner.end(Close::SLOW);
                         break;
                     }
@@ -252,13 +255,19 @@ impl Outbox {
         let inner = self.inner.lock();
         (inner.queue.len(), inner.bytes)
     }
-}
 
-fn dropped(reason: &'static str, frames: usize) {
-    metrics::counter!("oneiro_ws_frames_dropped_total", "reason" => reason).increment(frames as u64);
+    /// How many frames it dropped so far, because later ones superseded them or the client was too slow.
+    pub(crate) fn dropped(&self) -> u32 {
+        self.inner.lock().dropped
+    }
 }
 
 impl Inner {
+    fn note_dropped(&mut self, reason: &'static str, frames: usize) {
+        metrics::counter!("oneiro_ws_frames_dropped_total", "reason" => reason).increment(frames as u64);
+        self.dropped = self.dropped.saturating_add(u32::try_from(frames).unwrap_or(u32::MAX));
+    }
+
     /// Drops every state frame that a later one supersedes.
     fn coalesce(&mut self) {
         let mut seen = HashSet::new();
@@ -267,7 +276,7 @@ impl Inner {
             self.queue.drain(..).rev().filter(|frame| frame.state_key == 0 || seen.insert(frame.state_key)).collect();
         self.queue = kept.into_iter().rev().collect();
         self.bytes = self.queue.iter().map(|frame| frame.bytes.len()).sum();
-        dropped("superseded", before - self.queue.len());
+        self.note_dropped("superseded", before - self.queue.len());
     }
 
     fn signals(&mut self) -> &mut Signals {
@@ -320,7 +329,7 @@ mod tests {
             outbox.push(Frame::reply(format!("{n}").as_bytes()));
         }
         assert_eq!(outbox.poll(Waker::noop()).close, Some(Close::SLOW));
-        assert_eq!(outbox.waiting(), (0, 0));
+        assert_eq!((outbox.waiting(), outbox.dropped()), ((0, 0), 9));
     }
 
     #[test]

@@ -43,27 +43,45 @@ pub(crate) struct SessionRecord {
     opened: Box<str>,
 }
 
+/// How a connection was when it ended.
+pub(crate) struct Ending<'a> {
+    /// When its last token expires, in Unix seconds.
+    pub(crate) auth_exp: i64,
+    /// `None`: without a word.
+    pub(crate) close: Option<&'a Close>,
+    pub(crate) traffic: Traffic,
+    /// Joined until then.
+    pub(crate) channels: usize,
+    /// Frames that waited for the client.
+    pub(crate) queue_len: usize,
+    /// Frames that it was never sent, as later ones superseded them or it was too slow.
+    pub(crate) dropped: u32,
+}
+
 impl SessionRecord {
     pub(crate) fn new(id: &str, node: &str, claims: &Claims, dialect: Dialect, caller: &Caller) -> Self {
         let now = clock::utc_iso();
         let opened = json!({ "id": id, "node": node, "user_id": claims.user_id, "path": caller.path, "dialect": dialect.label(),
             "remote": caller.address, "user_agent": caller.user_agent, "connected_at": now, "last_seen": now,
-            "auth_exp": claims.expires_at, "sent": 0, "received": 0, "bytes": 0, "close_code": null, "close_reason": null,
-            "disconnected_at": null });
+            "auth_exp": claims.expires_at, "channels": null, "sent": null, "received": null, "bytes": null, "queue_len": null,
+            "dropped": null, "close_code": null, "close_reason": null, "disconnected_at": null });
         Self { opened: opened.to_string().into() }
     }
 
-    fn closed(self, auth_exp: i64, close: Option<&Close>, traffic: Traffic) -> Value {
+    fn closed(self, ending: &Ending<'_>) -> Value {
         let mut record: Value = serde_json::from_str(&self.opened).expect("written by `new`");
         let now = Value::from(clock::utc_iso());
         record["last_seen"] = now.clone();
         record["disconnected_at"] = now;
-        record["auth_exp"] = auth_exp.into();
-        record["sent"] = traffic.sent.into();
-        record["received"] = traffic.received.into();
-        record["bytes"] = traffic.bytes_sent.into();
-        record["close_code"] = close.map_or(1006, |close| close.code).into();
-        record["close_reason"] = close.map_or("", |close| &close.reason).into();
+        record["auth_exp"] = ending.auth_exp.into();
+        record["channels"] = ending.channels.into();
+        record["sent"] = ending.traffic.sent.into();
+        record["received"] = ending.traffic.received.into();
+        record["bytes"] = ending.traffic.bytes_sent.into();
+        record["queue_len"] = ending.queue_len.into();
+        record["dropped"] = ending.dropped.into();
+        record["close_code"] = ending.close.map_or(1006, |close| close.code).into();
+        record["close_reason"] = ending.close.map_or("", |close| &close.reason).into();
         record
     }
 }
@@ -123,10 +141,10 @@ impl Records {
         kept.filter(|_| is_taken).map(Box::new)
     }
 
-    pub(crate) fn session_closed(&self, record: SessionRecord, auth_exp: i64, close: Option<&Close>, traffic: Traffic) {
+    pub(crate) fn session_closed(&self, record: SessionRecord, ending: &Ending<'_>) {
         // Whatever else goes on: without its end, a session would be listed as open for as long as this process lives. There are no
         // more ends than beginnings, which were counted.
-        self.enqueue(SESSIONS, record.closed(auth_exp, close, traffic).to_string());
+        self.enqueue(SESSIONS, record.closed(ending).to_string());
     }
 
     /// A message that a client sent. Tokens never get here: the body of `authenticate` is not kept, nor of what holds one by a client's mistake.

@@ -14,7 +14,7 @@ use super::{
     options::{Dialect, Options},
     outbox::{Frame, Outbox},
     presence::Seat,
-    records::SessionRecord,
+    records::{Ending, SessionRecord},
     registry,
 };
 use oneiro_core::{
@@ -310,6 +310,7 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<
 
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<Io>>, end: End) {
     let Connection { mut session, mut link } = *connection;
+    let (channels, (queue_len, _)) = (session.conn.channel_count(), session.conn.outbox.waiting());
     // No more events: what comes from here on belongs to the next connection.
     session.memberships.clear();
     let close = match end {
@@ -329,6 +330,8 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<I
     metrics::counter!("oneiro_ws_closed_total", "code" => code).increment(1);
     metrics::histogram!("oneiro_ws_connection_seconds").record(session.opened.elapsed().as_secs_f64());
     if let (Some(record), Some(bearer)) = (session.record.take(), &session.bearer) {
-        session.ctx.records.session_closed(*record, bearer.claims.expires_at, close.as_ref(), link.traffic);
+        let (auth_exp, dropped) = (bearer.claims.expires_at, session.conn.outbox.dropped());
+        let ending = Ending { auth_exp, close: close.as_ref(), traffic: link.traffic, channels, queue_len, dropped };
+        session.ctx.records.session_closed(*record, &ending);
     }
 }

@@ -57,6 +57,8 @@ async fn clients_that_do_not_read_are_ended_as_slow_consumers_and_the_others_go_
         assert_eq!(status, 200, "{sessions}");
         let closed = sessions["results"].as_array().unwrap();
         assert!(closed.iter().all(|session| session["close_code"] == 4010), "{sessions}");
+        // Its queue held so many bytes, and went with it.
+        assert!(closed.iter().all(|session| session["dropped"].as_u64() >= Some(4)), "{sessions}");
         let mut users: Vec<_> = closed.iter().filter_map(|session| session["user_id"].as_u64()).collect();
         users.sort_unstable();
         users == [1, 2, 3]

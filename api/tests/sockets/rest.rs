@@ -154,6 +154,8 @@ async fn sessions_and_messages_are_on_record_for_developers() {
         (&json!(1), &json!(1000), &json!("/ws/notifications/"))
     );
     assert!(!closed.to_string().contains("token="), "{closed}");
+    assert!(closed["channels"].as_u64() >= Some(1), "{closed}");
+    assert_eq!((&closed["queue_len"], &closed["dropped"]), (&json!(0), &json!(0)));
     let all = sessions("").await;
     assert_eq!(
         (&all["results"][0]["user_id"], all["results"].as_array().unwrap().len()),
