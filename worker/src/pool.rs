@@ -15,6 +15,7 @@ pub(crate) use child::main as child_main;
 use bytes::Bytes;
 use children::Children;
 use oneiro_pipeline::{PipelineError, Processed, Settings, estimate_memory, probe};
+use plausible::Known;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use threads::Threads;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -227,7 +228,9 @@ impl Pool {
         let (admitted, _) = in_time(left, self.admit(wanted, reserved)).await?;
         match &self.places {
             Places::Threads(threads) => threads.process(bytes, admitted).await,
-            Places::Children(children) => children.process(&bytes, &header).await,
+            Places::Children(children) => {
+                children.process(&bytes, &Known { settings: &self.settings, header: &header }).await
+            }
         }
     }
 

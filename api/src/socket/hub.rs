@@ -166,12 +166,6 @@ impl Topic {
         });
     }
 
-    fn put(&self, conn: &Arc<Conn>, encoding: Encoding) -> (u32, Position) {
-        let member = Member { conn: conn.clone(), encoding, is_held: true, sent: None };
-        let mut state = self.state.lock();
-        (state.members.put(member), state.last.clone())
-    }
-
     fn dispatch(&self, events: &[Event]) {
         let mut state = self.state.lock();
         let mut deliveries = 0_u64;
@@ -276,13 +270,7 @@ impl Hub {
         conn: &Arc<Conn>,
         encoding: Encoding,
     ) -> Result<(Membership, Position), EventError> {
-        let topic = self.topic(channel);
-        // From here on dropping the membership gives the reference back, also when the attempt fails or is cancelled.
-        let mut membership = Membership { topic: topic.clone(), place: None };
-        topic.attach().await?;
-        let (place, last) = topic.put(conn, encoding);
-        membership.place = Some(place);
-        Ok((membership, last))
+        self.enter(channel, conn, encoding, false).await
     }
 
     /// [`Hub::join`], live from now on. Where the channel's shard of a cluster is away, from when that is back, as a connection that has other
@@ -296,16 +284,31 @@ impl Hub {
         conn: &Arc<Conn>,
         encoding: Encoding,
     ) -> Result<(Membership, Position), EventError> {
-        let topic = self.topic(channel);
-        let mut membership = Membership { topic: topic.clone(), place: None };
-        match topic.attach().await {
-            Err(EventError::ShardAway(_)) => topic.attach_later(),
-            outcome => outcome?,
-        }
-        let (place, _) = topic.put(conn, encoding);
-        membership.place = Some(place);
+        let (membership, _) = self.enter(channel, conn, encoding, true).await?;
         let live_from = membership.go_live_now();
         Ok((membership, live_from))
+    }
+
+    async fn enter(
+        &self,
+        channel: &ChannelName,
+        conn: &Arc<Conn>,
+        encoding: Encoding,
+        may_attach_later: bool,
+    ) -> Result<(Membership, Position), EventError> {
+        let topic = self.topic(channel);
+        // From here on dropping the membership gives the reference back, also when the attempt fails or is cancelled.
+        let mut membership = Membership { topic: topic.clone(), place: None };
+        match topic.attach().await {
+            Err(EventError::ShardAway(_)) if may_attach_later => topic.attach_later(),
+            outcome => outcome?,
+        }
+        let member = Member { conn: conn.clone(), encoding, is_held: true, sent: None };
+        let mut state = topic.state.lock();
+        membership.place = Some(state.members.put(member));
+        let last = state.last.clone();
+        drop(state);
+        Ok((membership, last))
     }
 
     /// The channel's topic, with one more reference.

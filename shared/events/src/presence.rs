@@ -14,7 +14,11 @@
 //! | `<prefix>:p:{..}:node:<process>` | hash | connections by member of one process | as the process |
 
 use crate::{Broker, ChannelName, Epoch, EventError, Position, broker::stored_position, keys, script::Step};
-use fred::{clients::Client, interfaces::SortedSetsInterface, types::Value};
+use fred::{
+    clients::Client,
+    interfaces::SortedSetsInterface,
+    types::{FromValue, Value},
+};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -152,6 +156,10 @@ impl Presence {
         arrival
     }
 
+    async fn run<R: FromValue>(&self, step: &Step, keys: &[String], args: Vec<Value>) -> Result<R, EventError> {
+        step.run(self.broker.shards(), &self.options.channel, keys, args).await
+    }
+
     async fn tell_connections(&self, member: &str, count: u64, is_absolute: bool) -> Result<Arrival, EventError> {
         let mut args = self.args();
         args.extend([
@@ -163,7 +171,7 @@ impl Presence {
             ms(now() + self.options.grace),
         ]);
         let (is_first, connections, online, epoch, offset): (u64, u64, u64, Value, Value) =
-            self.steps.connect.run(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
+            self.run(&self.steps.connect, &self.keys(), args).await?;
         let position = stored_position(&epoch, &offset)?;
         Ok(Arrival { is_first: is_first == 1, connections, online, position })
     }
@@ -186,8 +194,7 @@ impl Presence {
         let mut args = self.args();
         args.extend([Value::from(member), ms(now() + self.options.grace)]);
         let begun = Instant::now();
-        let outcome =
-            self.steps.disconnect.run::<i64>(self.broker.shards(), &self.options.channel, &self.keys(), args).await;
+        let outcome = self.run::<i64>(&self.steps.disconnect, &self.keys(), args).await;
         self.doubt(member, begun, outcome.is_err());
         outcome.map(|_| ())
     }
@@ -205,7 +212,7 @@ impl Presence {
     pub async fn set_status(&self, member: &str, status: &str, is_hidden: bool) -> Result<(), EventError> {
         let mut args = self.args();
         args.extend([Value::from(member), Value::from(format!("{}{status}", if is_hidden { '0' } else { '1' }))]);
-        self.steps.status.run::<i64>(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
+        self.run::<i64>(&self.steps.status, &self.keys(), args).await?;
         Ok(())
     }
 
@@ -232,8 +239,7 @@ impl Presence {
                 ms(now().saturating_sub(SEEN_TTL)),
                 Value::from(node_prefix),
             ]);
-            let (had_lease, more): (u64, u64) =
-                self.steps.tick.run(self.broker.shards(), &self.options.channel, &self.keys(), args).await?;
+            let (had_lease, more): (u64, u64) = self.run(&self.steps.tick, &self.keys(), args).await?;
             self.reconcile(had_lease == 0).await?;
             if more == 0 {
                 return Ok(());
@@ -293,11 +299,8 @@ impl Presence {
     async fn list(&self, member: &str, limit: u64) -> Result<(u64, Vec<Member>), EventError> {
         let [members, online, _, seen, _, status, ..] = self.keys();
         let args = vec![Value::from(member), Value::from(limit as i64)];
-        let (online, flat): (u64, Vec<String>) = self
-            .steps
-            .list
-            .run(self.broker.shards(), &self.options.channel, &[members, online, seen, status], args)
-            .await?;
+        let (online, flat): (u64, Vec<String>) =
+            self.run(&self.steps.list, &[members, online, seen, status], args).await?;
         let members = flat.chunks_exact(5).map(|part| Member {
             member: part[0].clone(),
             connections: part[1].parse().unwrap_or(0),

@@ -20,6 +20,7 @@ mod webp;
 
 pub(crate) use exif::Attribution;
 pub(crate) use jpeg::has_end as jpeg_has_end;
+pub(crate) use named::srgb_with;
 
 /// What the header of an image says, after the limits were checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

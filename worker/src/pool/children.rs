@@ -9,7 +9,7 @@ use super::{
     wire::{ANSWER, Answer, DECODED, MAX_ANSWER_BYTES, MAX_VARIANTS_BYTES, READY, Setup},
 };
 use crate::orphan;
-use oneiro_pipeline::{Header, Processed, Settings};
+use oneiro_pipeline::{Processed, Settings};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::{io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
@@ -30,7 +30,6 @@ const LAST_WORDS_BYTES: u64 = 4096;
 
 pub(super) struct Children {
     isolation: Isolation,
-    settings: Settings,
     /// Settings and limits, as the child reads them.
     setup: Vec<u8>,
     decode: Duration,
@@ -51,20 +50,19 @@ impl Children {
         let mut setup = (json.len() as u32).to_le_bytes().to_vec();
         setup.extend(json);
         setup.extend(watermark.as_deref().unwrap_or_default());
-        Self { isolation, settings: settings.clone(), setup, decode, idle: Mutex::default() }
+        Self { isolation, setup, decode, idle: Mutex::default() }
     }
 
-    /// Works on an image whose header is the given one.
+    /// Works on an image of which so much is known.
     ///
     /// # Cancel safety
     /// Dropped, the child is killed: it would go on with an image that nobody waits for.
-    pub(super) async fn process(&self, bytes: &[u8], header: &Header) -> Result<Processed, PoolError> {
+    pub(super) async fn process(&self, bytes: &[u8], known: &Known<'_>) -> Result<Processed, PoolError> {
         let mut place = match self.take_idle() {
             Some(place) => place,
             None => self.start().await?,
         };
-        let known = Known { settings: &self.settings, header };
-        let broken = match place.work(bytes, self.decode, &known).await {
+        let broken = match place.work(bytes, self.decode, known).await {
             Ok(answer) => {
                 self.idle.lock().push(place);
                 return match answer {

@@ -7,7 +7,7 @@ use oneiro_pipeline::{Encoded, Format, Header, Output, Processed, Settings, Vari
 /// Most bytes of a pixel in any file that the pipeline writes, noise in the worst of them included.
 const BYTES_A_PIXEL: u64 = 16;
 /// Most bytes of a file beside its frames and what EXIF is kept.
-const FRAME_BYTES: u64 = 64 << 10;
+const FILE_BYTES: u64 = 64 << 10;
 /// Most bytes that a frame takes beside its pixels.
 const BYTES_A_FRAME: u64 = 256;
 /// A thumbhash takes some 28 characters.
@@ -60,7 +60,7 @@ impl Known<'_> {
         let most_frames = if is_animation { self.header.frames.max(1) } else { 1 };
         let frames = u64::from(variant.frames);
         let pixels = u64::from(variant.width) * u64::from(variant.height) * frames;
-        let most_bytes = pixels.saturating_mul(BYTES_A_PIXEL) + frames * BYTES_A_FRAME + FRAME_BYTES;
+        let most_bytes = pixels.saturating_mul(BYTES_A_PIXEL) + frames * BYTES_A_FRAME + FILE_BYTES;
         (variant.width, variant.height) == wanted.size(self.header.width, self.header.height)
             && (1..=most_frames).contains(&variant.frames)
             && size <= most_bytes + self.settings.limits.max_exif_bytes

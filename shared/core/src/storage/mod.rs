@@ -208,20 +208,8 @@ impl Storage {
     /// # Errors
     /// [`StorageError::Failed`] at the first object that resists.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StorageError> {
-        let path = parse_key(prefix)?;
-        let keys: Vec<Path> = self
-            .store
-            .list(Some(&path))
-            .map_ok(|meta| meta.location)
-            .try_collect()
-            .await
-            .map_err(|error| failed(prefix, error))?;
-        let mut deleted = 0;
-        for key in keys {
-            self.delete(key.as_ref()).await?;
-            deleted += 1;
-        }
-        self.delete_leftovers(&path).await.map_err(|error| {
+        let deleted = self.delete_listed(prefix, |_| true).await?;
+        self.delete_leftovers(&parse_key(prefix)?).await.map_err(|error| {
             StorageError::Failed(object_store::Error::Generic { store: "folder", source: Box::new(error) })
         })?;
         Ok(deleted)
@@ -237,13 +225,20 @@ impl Storage {
         age: Duration,
         is_kept: impl Fn(&str) -> bool,
     ) -> Result<u64, StorageError> {
-        let path = parse_key(prefix)?;
         let now = SystemTime::now();
         let is_old = |meta: &ObjectMeta| now.duration_since(meta.last_modified.into()).is_ok_and(|past| past > age);
+        self.delete_listed(prefix, |meta| is_old(meta) && !is_kept(meta.location.as_ref())).await
+    }
+
+    async fn delete_listed(
+        &self,
+        prefix: &str,
+        is_unwanted: impl Fn(&ObjectMeta) -> bool,
+    ) -> Result<u64, StorageError> {
         let keys: Vec<Path> = self
             .store
-            .list(Some(&path))
-            .try_filter(|meta| std::future::ready(is_old(meta) && !is_kept(meta.location.as_ref())))
+            .list(Some(&parse_key(prefix)?))
+            .try_filter(|meta| std::future::ready(is_unwanted(meta)))
             .map_ok(|meta| meta.location)
             .try_collect()
             .await

@@ -9,7 +9,7 @@ use super::{Decoded, classify_io, may_salvage};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
 use crate::control::WatchedReader;
-use crate::header::Probed;
+use crate::header::{Probed, srgb_with};
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, PipelineError};
@@ -76,11 +76,8 @@ fn spread_grey(samples: &mut [u8]) {
 /// The profile of grey samples as one of three equal channels.
 fn spread_grey_profile(icc: &[u8]) -> Option<Cow<'static, [u8]>> {
     let grey = ColorProfile::new_from_slice(icc).ok()?;
-    let curve = Some(grey.gray_trc.filter(|_| grey.color_space == DataColorSpace::Gray)?);
-    let mut profile = ColorProfile::new_srgb();
-    profile.cicp = None;
-    (profile.red_trc, profile.green_trc, profile.blue_trc) = (curve.clone(), curve.clone(), curve);
-    profile.encode().ok().map(Cow::Owned)
+    let curve = grey.gray_trc.filter(|_| grey.color_space == DataColorSpace::Gray)?;
+    srgb_with(curve).map(Cow::Owned)
 }
 
 fn classify(error: DecodingError) -> PipelineError {

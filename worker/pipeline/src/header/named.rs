@@ -39,9 +39,14 @@ pub(super) fn gamma_profile(value: u32, is_grey: bool) -> Option<Vec<u8>> {
     if is_grey {
         return ColorProfile::new_gray_with_gamma(gamma).encode().ok();
     }
+    srgb_with(ToneReprCurve::Parametric(vec![gamma]))
+}
+
+/// A profile of sRGB's primaries and another curve.
+pub(crate) fn srgb_with(curve: ToneReprCurve) -> Option<Vec<u8>> {
     let mut profile = ColorProfile::new_srgb();
     profile.cicp = None;
-    let curve = Some(ToneReprCurve::Parametric(vec![gamma]));
+    let curve = Some(curve);
     (profile.red_trc, profile.green_trc, profile.blue_trc) = (curve.clone(), curve.clone(), curve);
     profile.encode().ok()
 }
