@@ -158,7 +158,7 @@ async fn read_parts(
                     );
                     return errors.into_result();
                 }
-                let file = store_file(state, field, body, dream, &name).await?;
+                let file = store_file(state, field, body, dream, &name, received).await?;
                 received.files.insert(number, file);
             }
             None => {
@@ -202,6 +202,7 @@ async fn store_file(
     body: &LimitedBody,
     dream: DreamId,
     name: &str,
+    received: &mut Received,
 ) -> Result<ReceivedFile, ApiError> {
     let limit = state.config.uploads.max_file_bytes;
     let head = read_head(state, &mut field, body).await?;
@@ -235,7 +236,10 @@ async fn store_file(
     };
     match outcome {
         Ok(()) => {
+            // Given up in its midst, or failed, this may leave a file that nobody here knows of: the sweep then has to look.
+            let ends_upload = received.ends_upload.take();
             upload.finish().await?;
+            received.ends_upload = ends_upload;
             metrics::histogram!("oneiro_upload_bytes").record(bytes as f64);
             Ok(ReceivedFile { id, secret, original: Original { key, bytes, content_type: content_type.to_owned() } })
         }

@@ -134,3 +134,47 @@ async fn originals_of_images_that_were_never_added_are_removed() -> Result<()> {
     ada.settled(id, "completed").await?;
     Ok(())
 }
+
+/// Nobody waits for the answer any more, while the store is about to make the last file visible: what becomes of it is known to a record or to the sweep.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_at_the_last_moment_leaves_nothing_that_nobody_knows_of() -> Result<()> {
+    let oneiro = Oneiro::builder()
+        .workers(0)
+        .env("ONEIRO_STORAGE_FSYNC", "true")
+        .env("ONEIRO_UPLOADS_RATE_PER_MINUTE", "0")
+        .env("ONEIRO_UPLOADS_MAX_CONCURRENT_PER_USER", "100")
+        .start()
+        .await?;
+    let ada = oneiro.user(1)?;
+    let mut form = b"--XX\r\nContent-Disposition: form-data; name=\"title\"\r\n\r\nLeft\r\n".to_vec();
+    form.extend(b"--XX\r\nContent-Disposition: form-data; name=\"imageFile_1\"; filename=\"a.jpg\"\r\n\r\n");
+    form.extend([&photo::jpeg(1200, 900, 1)?, b"\r\n--XX--\r\n".as_slice()].concat());
+    let head = format!(
+        "POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n\r\n",
+        ada.token(),
+        form.len()
+    );
+    for moment in 0..40 {
+        let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&form).await?;
+        tokio::time::sleep(Duration::from_micros(250) * moment).await;
+        // Its end and no reset: what was sent is read.
+        stream.shutdown().await?;
+        drop(stream);
+    }
+    // None is under way any more once one that came last is through and nothing changes.
+    one_image(&ada, "Last").await?;
+    let redis = oneiro.redis_client().await?;
+    eventually("every original is known", async || {
+        let listed = ada.get("/api/dreams/?limit=100").await?.expect(200)?.json;
+        let recorded: Vec<u64> =
+            listed["results"].as_array().context("a list")?.iter().filter_map(|dream| dream["id"].as_u64()).collect();
+        let swept: Vec<u64> = redis.zrange("oneiro:dreams:uploading", 0, -1, None, false, None, false).await?;
+        let unknown =
+            (1..=41).filter(|id| originals(&oneiro, *id) > 0 && !recorded.contains(id) && !swept.contains(id));
+        Ok((unknown.count() == 0).then_some(()))
+    })
+    .await
+}
