@@ -100,6 +100,7 @@ fn apply_env(table: &mut Table, env: &BTreeMap<String, String>, errors: &mut Vec
             keys.keys().map(move |key| (format!("ONEIRO_{section}_{key}").to_uppercase(), section.clone(), key.clone()))
         })
         .collect();
+    refuse_unknown(table, &long_names, env, errors);
     let short_names = ALIASES.iter().map(|&(name, section, key)| (name.to_owned(), section.to_owned(), key.to_owned()));
     for (name, section, key) in long_names.into_iter().chain(short_names) {
         // An empty variable counts as unset: Procfile runners and compose files set empty ones freely.
@@ -112,6 +113,25 @@ fn apply_env(table: &mut Table, env: &BTreeMap<String, String>, errors: &mut Vec
             Ok(value) => *slot = value,
             // The value is not repeated: it may be a secret in the wrong variable.
             Err(wanted) => errors.push(format!("{name}: sets {section}.{key}, which must be {wanted}")),
+        }
+    }
+}
+
+/// A misspelt variable would leave the default in force and say nothing. Names of no section are none of ours: scripts and runners have their own.
+fn refuse_unknown(
+    table: &Table,
+    known: &[(String, String, String)],
+    env: &BTreeMap<String, String>,
+    errors: &mut Vec<String>,
+) {
+    for name in env.keys().filter(|name| known.iter().all(|(known, ..)| known != *name)) {
+        let section = table.keys().find(|section| {
+            name.strip_prefix("ONEIRO_")
+                .and_then(|rest| rest.strip_prefix(&section.to_uppercase()))
+                .is_some_and(|rest| rest.starts_with('_'))
+        });
+        if let Some(section) = section {
+            errors.push(format!("{name}: [{section}] has no key of this name that a variable can set"));
         }
     }
 }

@@ -119,15 +119,15 @@ impl Config {
         toml::to_string_pretty(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
     }
 
-    /// `PORT`, as Procfile runners set it, replaces the port of the role's address unless that address was given explicitly.
+    /// `PORT`, as Procfile runners set it, replaces the port of the role's address unless a variable gives that address.
     fn apply_port(&mut self, role: Role, env: &BTreeMap<String, String>, errors: &mut Vec<String>) {
-        let (name, addr) = match role {
-            Role::Api => ("HTTP_ADDR", &mut self.http.addr),
-            Role::Ws => ("WS_ADDR", &mut self.ws.addr),
+        let (names, addr) = match role {
+            Role::Api => (["HTTP_ADDR", "ONEIRO_HTTP_ADDR"], &mut self.http.addr),
+            Role::Ws => (["WS_ADDR", "ONEIRO_WS_ADDR"], &mut self.ws.addr),
             Role::Worker | Role::Cli => return,
         };
         let Some(port) = env.get("PORT").filter(|value| !value.is_empty()) else { return };
-        if env.get(name).is_some_and(|value| !value.is_empty()) {
+        if names.iter().any(|&name| env.get(name).is_some_and(|value| !value.is_empty())) {
             return;
         }
         match port.parse::<u16>() {

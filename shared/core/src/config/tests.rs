@@ -39,7 +39,9 @@ fn all_mistakes_are_reported_together() {
 fn port_replaces_the_port_unless_the_address_is_explicit() {
     let with = |pairs: &[(&str, &str)]| Config::from_layers(Role::Api, None, &env(pairs)).unwrap();
     assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000")]).http.addr, "127.0.0.1:5000");
-    assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000"), ("HTTP_ADDR", "0.0.0.0:9")]).http.addr, "0.0.0.0:9");
+    for name in ["HTTP_ADDR", "ONEIRO_HTTP_ADDR"] {
+        assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000"), (name, "0.0.0.0:9")]).http.addr, "0.0.0.0:9");
+    }
     assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "")]).http.addr, "127.0.0.1:8000");
     assert!(Config::from_layers(Role::Api, None, &env(&[("JWT_SECRET", SECRET), ("PORT", "x")])).is_err());
 }
@@ -56,6 +58,18 @@ fn a_file_overrides_defaults_and_unknown_keys_are_named() {
     let errors = Config::from_layers(Role::Worker, Some(&path), &env(&[])).unwrap_err().to_string();
     for word in ["max_imgs", "uploads.max_images", "[nope]"] {
         assert!(errors.contains(word), "{word} is missing from: {errors}");
+    }
+}
+
+#[test]
+fn a_variable_that_names_no_key_is_refused_and_those_of_others_are_not() {
+    let with = |name: &str| Config::from_layers(Role::Worker, None, &env(&[(name, "1")]));
+    for name in ["ONEIRO_UPLOADS_MAX_IMGS", "ONEIRO_IMAGES_DAMAGED", "ONEIRO_LOG_"] {
+        let errors = with(name).unwrap_err().to_string();
+        assert!(errors.contains(name), "{name} is missing from: {errors}");
+    }
+    for name in ["ONEIRO_URL", "ONEIRO_TEST_SCALE", "ONEIRO_WORKERS", "UPLOADS_MAX_IMGS"] {
+        with(name).unwrap_or_else(|errors| panic!("{name} is not ours: {errors}"));
     }
 }
 
