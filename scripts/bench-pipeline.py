@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INPUTS = ROOT / "var/bench/in"
 SAMPLES = Path(skimage.__file__).parent / "data"
 ENGINES = {
-    "Oneiro": ["target/dist/examples/bench"],
-    "Oneiro, effort 2": ["target/dist/examples/bench"],
+    "Oneiro": ["target/dist/examples/pipeline_bench"],
+    "Oneiro, effort 2": ["target/dist/examples/pipeline_bench"],
     "sharp, clone()": ["node", "scripts/bench-pipeline-sharp.mjs"],
     "libvips, hand-tuned cascade": [sys.executable, "scripts/bench-pipeline-engines.py", "pyvips"],
     "Pillow": [sys.executable, "scripts/bench-pipeline-engines.py", "pillow"],
@@ -115,7 +115,7 @@ def main():
     seconds = arguments.seconds
     for engine in ENGINES:
         if engine.startswith("Oneiro"):
-            ENGINES[engine] = [f"target/{arguments.profile}/examples/bench"]
+            ENGINES[engine] = [f"target/{arguments.profile}/examples/pipeline_bench"]
     make_inputs()
     versions, blocks = {}, []
     for title, job, files in JOBS + [AVIF_JOB] * arguments.avif:
