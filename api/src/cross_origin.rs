@@ -1,7 +1,8 @@
 //! Pages of other origins that may call the API (`http.cors_origins`). Our own page, and whoever sends no `Origin`, is let through as it is.
 
+use crate::error::respond;
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Request, Response, Result, Route,
+    Endpoint, EndpointExt, Request, Response, Result, Route,
     endpoint::BoxEndpoint,
     http::{HeaderMap, Method, header},
     middleware::Cors,
@@ -10,7 +11,8 @@ use std::sync::Arc;
 
 /// The routes, with the headers that browsers want for foreign pages.
 pub(crate) fn allow(route: Route, origins: &[String]) -> BoxEndpoint<'static, Response> {
-    let plain = Arc::new(route.map_to_response());
+    // Before the headers are added: those who add them make a text of an error.
+    let plain = Arc::new(route.catch_all_error(respond));
     if origins.is_empty() {
         return plain.boxed();
     }
@@ -26,7 +28,7 @@ pub(crate) fn allow(route: Route, origins: &[String]) -> BoxEndpoint<'static, Re
     } else {
         cors.allow_origins(origins.iter().map(String::as_str))
     };
-    CrossOrigin { foreign: plain.clone().with(cors).map_to_response().boxed(), plain }.boxed()
+    CrossOrigin { foreign: plain.clone().with(cors).catch_all_error(respond).boxed(), plain }.boxed()
 }
 
 struct CrossOrigin<E> {
@@ -40,7 +42,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for CrossOrigin<E> {
     async fn call(&self, request: Request) -> Result<Response> {
         // Sockets have an allow-list of their own, and close rather than refuse.
         if is_foreign(request.headers()) && !request.headers().contains_key(header::UPGRADE) {
-            self.foreign.call(request).await.map(IntoResponse::into_response)
+            self.foreign.call(request).await
         } else {
             self.plain.call(request).await
         }
@@ -83,6 +85,15 @@ mod tests {
             assert_eq!(response.status(), status, "{origin:?}");
             let allowed = response.header("access-control-allow-origin");
             assert_eq!(allowed, origin.filter(|origin| origin.contains("app.")), "{origin:?}");
+        }
+        // Errors have our form, whoever asks.
+        for (origin, path, code) in
+            [("https://app.example", "/nothing", "not_found"), ("https://evil.example", "/", "forbidden")]
+        {
+            let request = Request::builder().uri_str(path).header("host", "api.example").header("origin", origin);
+            let body: serde_json::Value =
+                app.get_response(request.finish()).await.into_body().into_json().await.expect("JSON");
+            assert_eq!(body["code"], code, "{body}");
         }
     }
 }

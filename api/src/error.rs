@@ -151,6 +151,18 @@ impl ApiError {
     }
 }
 
+/// What a route's error is answered with.
+pub(crate) async fn respond(error: poem::Error) -> Response {
+    if error.downcast_ref::<ApiError>().is_some() || error.is_from_response() {
+        return error.into_response();
+    }
+    let refusal = ApiError::from_poem(&error);
+    if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(%error, "a route failed");
+    }
+    poem::Error::from(refusal).into_response()
+}
+
 impl ResponseError for ApiError {
     fn status(&self) -> StatusCode {
         self.status

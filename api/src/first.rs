@@ -76,7 +76,8 @@ fn handshake(read: &Bytes) -> Option<Handshake> {
     if head.method != Some("GET") || head.version != Some(1) {
         return None;
     }
-    let path = head.path.filter(|path| path.starts_with('/'))?;
+    // Elsewhere an upgrade is not on offer, and an answer may have no end.
+    let path = head.path.filter(|path| path.starts_with("/ws/"))?;
     let mut request = poem::http::Request::new(());
     *request.uri_mut() = Uri::from_maybe_shared(read.slice_ref(path.as_bytes())).ok()?;
     let map = request.headers_mut();

@@ -37,8 +37,6 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// HTTP connections at a time; 0: no limit. WebSockets are not among them.
     pub(crate) connections: usize,
-    /// Bytes of a body that are read away behind its refusal, so that the connection can go on.
-    pub(crate) unread: u64,
 }
 
 /// All HTTP connections of a server.
@@ -125,10 +123,6 @@ impl Watchman {
 }
 
 impl Watch {
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.watchman.limits
-    }
-
     /// A request's head is complete.
     pub(crate) fn begin_exchange(&self) {
         self.enter(Phase::Exchange, SILENCE_LIMIT);

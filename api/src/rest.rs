@@ -1,8 +1,8 @@
 //! The rest of a request's body: what its handler left unread when it had its answer.
 //!
 //! A connection that is closed on a client that still sends is reset, and the client may lose the answer; one that is closed behind an answer that
-//! did not say so breaks the client's next request. Handlers refuse early (no token, too many, no record store), so the server reads away
-//! what they leave.
+//! did not say so breaks the client's next request. Handlers refuse early (no token, too many, no record store): of what they leave, the server
+//! reads a little away; of more, the answer says that the connection closes, and it closes a while later.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -23,13 +23,17 @@ use std::{
     time::Duration,
 };
 
-/// How long a client that has its answer may go on sending.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes that are read away before the answer, so that the connection can go on. Of more, the client hears at once.
+const MOST: u64 = 1024 * 1024;
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 struct Shared {
     stream: Mutex<BoxStream<'static, io::Result<Bytes>>>,
     /// Somebody has begun to read.
     is_begun: AtomicBool,
+    is_broken: AtomicBool,
+    /// It came to its end.
     is_over: AtomicBool,
 }
 
@@ -48,27 +52,31 @@ impl Rest {
         let waits = request.headers().contains_key(EXPECT);
         let announced = request.header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
         let stream = Mutex::new(request.take_body().into_bytes_stream().boxed());
-        let shared = Arc::new(Shared { stream, is_begun: AtomicBool::new(false), is_over: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            stream,
+            is_begun: AtomicBool::default(),
+            is_broken: AtomicBool::default(),
+            is_over: AtomicBool::default(),
+        });
         request.set_body(Body::from_bytes_stream(Lent(shared.clone())));
         Self { shared, waits, announced }
     }
 
-    /// Reads and throws away what is left, up to `most` bytes and for a while. Whether that was all of it, and the connection can go on.
-    pub(crate) async fn read_away(self, most: u64) -> bool {
-        if self.shared.is_over.load(Relaxed) {
-            return true;
-        }
+    /// Reads and throws away what is left, where it is little. Whether that was all of it, and the connection can go on.
+    pub(crate) async fn read_away(self) -> bool {
         let is_begun = self.shared.is_begun.load(Relaxed);
-        if !is_begun && (self.waits || self.announced.is_some_and(|length| length > most)) {
+        if !is_begun && (self.waits || self.announced.is_some_and(|length| length > MOST)) {
             return false;
         }
         let reading = async {
-            let mut left = most;
-            while let Some(Ok(bytes)) = poll_fn(|cx| self.shared.poll_next(cx)).await {
-                let Some(less) = left.checked_sub(bytes.len() as u64) else { return false };
+            let mut left = MOST;
+            while !self.shared.is_over.load(Relaxed) {
+                // A body that broke has no end.
+                let Some(Ok(bytes)) = poll_fn(|cx| self.shared.poll_next(cx)).await else { break };
+                let Some(less) = left.checked_sub(bytes.len() as u64) else { break };
                 left = less;
             }
-            true
+            self.shared.is_over.load(Relaxed)
         };
         tokio::time::timeout(PATIENCE, reading).await.unwrap_or(false)
     }
@@ -78,8 +86,10 @@ impl Shared {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         self.is_begun.store(true, Relaxed);
         let polled = self.stream.lock().as_mut().poll_next(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.is_over.store(true, Relaxed);
+        match polled {
+            Poll::Ready(None) if !self.is_broken.load(Relaxed) => self.is_over.store(true, Relaxed),
+            Poll::Ready(Some(Err(_))) => self.is_broken.store(true, Relaxed),
+            _ => {}
         }
         polled
     }

@@ -1,9 +1,9 @@
 //! Starting and stopping the two servers: `api` (HTTP, and sockets where one process is enough) and `ws` (sockets alone).
 
 use crate::{
-    ApiError, AppState,
+    AppState,
     access_log::AccessLog,
-    cross_origin,
+    cross_origin, error,
     listener::Limits,
     routes, server,
     socket::{self, SocketContext},
@@ -20,7 +20,7 @@ use oneiro_core::{
     telemetry,
 };
 use oneiro_events::Broker;
-use poem::{EndpointExt, Route, endpoint::BoxEndpoint, http::StatusCode};
+use poem::{EndpointExt, Route, endpoint::BoxEndpoint};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -29,9 +29,6 @@ use tokio::{
 
 /// A connection that sends nothing for so long between two requests is closed: browsers keep theirs for about as long.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
-
-/// Where no uploads are taken, how much of a refused body is read away.
-const MAX_UNREAD_BYTES: u64 = 1024 * 1024;
 
 /// Connections that wait to be accepted, as far as the system allows: everybody comes back at once after a restart, and a connection that finds no
 /// room tries again only a second later.
@@ -96,12 +93,8 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     } else {
         None
     };
-    let limits = Limits {
-        head: config.http.header_timeout(),
-        idle: IDLE_LIMIT,
-        connections: config.http.max_connections,
-        unread: config.uploads.max_body_bytes,
-    };
+    let limits =
+        Limits { head: config.http.header_timeout(), idle: IDLE_LIMIT, connections: config.http.max_connections };
     let client = if role == Role::Ws { None } else { Some(client) };
     let state =
         Arc::new(AppState::new(config, verifier, dreams, queues, storage, client, Some(metrics), sockets.clone()));
@@ -142,17 +135,7 @@ fn app(role: Role, state: &Arc<AppState>, sockets: Option<&Arc<SocketContext>>) 
             route = route.nest_no_strip(prefix, tier.clone());
         }
     }
-    let app = route.data(state.clone()).catch_all_error(|error| async move {
-        if error.downcast_ref::<ApiError>().is_some() || error.is_from_response() {
-            return error.into_response();
-        }
-        let refusal = ApiError::from_poem(&error);
-        if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(%error, "a route failed");
-        }
-        poem::Error::from(refusal).into_response()
-    });
-    app.with(AccessLog).boxed()
+    route.data(state.clone()).catch_all_error(error::respond).with(AccessLog).boxed()
 }
 
 fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -171,11 +154,11 @@ fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves the socket tier alone on a listener of the caller's, until the returned task is aborted; for tests and for embedding.
 pub fn serve_sockets(listener: TcpListener, sockets: &Arc<SocketContext>, header_timeout: Duration) -> JoinHandle<()> {
     let app = socket::routes(sockets).map_to_response();
-    let limits = Limits { head: header_timeout, idle: IDLE_LIMIT, connections: 0, unread: MAX_UNREAD_BYTES };
+    let limits = Limits { head: header_timeout, idle: IDLE_LIMIT, connections: 0 };
     tokio::spawn(async move {
         let served = server::serve(listener, app, limits, std::future::pending(), Duration::ZERO).await;
         if let Err(error) = served {
-            tracing::error!(error = crate::error::report(&error), "the listener failed");
+            tracing::error!(error = error::report(&error), "the listener failed");
         }
     })
 }

@@ -41,7 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// After a failed accept (no file descriptors left, above all) the next one waits, rather than spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client that goes on sending behind its refusal has to read that.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Serves connections until `stop`, then lets requests under way finish for at most `patience`.
 ///
@@ -162,7 +162,7 @@ async fn exchange<E: Endpoint<Output = Response> + 'static>(
         Box::pin(async move {
             let mut response = endpoint.get_response(request).await;
             if let Some(rest) = rest
-                && !rest.read_away(watch.limits().unread).await
+                && !rest.read_away().await
             {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 still_sends.store(true, Ordering::Relaxed);

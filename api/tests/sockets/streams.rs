@@ -89,6 +89,20 @@ async fn a_stream_ends_with_its_token() {
     eventually(async || node.ctx.connection_count() == 0).await;
 }
 
+/// An answer without an end must not be waited for, whatever else its request asks for.
+#[tokio::test]
+async fn a_stream_that_is_asked_to_be_a_socket_is_a_stream() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let query = format!("channels=post_1&token={}", token(1));
+    let mut answer = ask(&node, &query, &[("Upgrade", "websocket")]).await;
+    assert_eq!(answer.status, 200);
+    node.publish(json!({ "type": "edited", "channel": "post_1", "data": { "n": 1 } })).await;
+    answer.line_with("\"n\":1").await;
+    drop(answer);
+    eventually(async || node.ctx.connection_count() == 0).await;
+}
+
 #[tokio::test]
 async fn a_user_who_is_shut_out_loses_their_streams() {
     let redis = Redis::start().await;

@@ -7,7 +7,7 @@ use fred::{
     interfaces::ClientLike,
     types::{
         Builder, RespVersion, Value,
-        config::{Config as FredConfig, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig},
+        config::{Config as FredConfig, Options, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig},
     },
 };
 use std::{
@@ -73,14 +73,14 @@ fn silence_limit(config: &RedisConfig) -> Duration {
     config.command_timeout() * 2
 }
 
-/// Makes a connection anew that has been silent for `limit`. The client library does so by itself only where nothing is written for as long: with
-/// calls that keep coming, one whose peer is gone would stay for as long as the kernel sends again, some 15 minutes.
+/// Makes a connection anew on which a ping was not answered within `limit`. The client library does so by itself only where nothing is written for
+/// as long: with calls that keep coming, one whose peer is gone would stay for as long as the kernel sends again, some 15 minutes.
 async fn guard(client: Client, limit: Duration) {
     let mut ticks = interval(limit / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !client.is_connected() || !is_silent(&client, limit / 2).await || !client.is_connected() {
+        if !client.is_connected() || !is_silent(&client, limit).await || !client.is_connected() {
             continue;
         }
         tracing::warn!("Redis keeps its connection and does not answer; connecting anew");
@@ -92,10 +92,9 @@ async fn guard(client: Client, limit: Duration) {
 
 /// Whether the server says nothing at all; that it refuses is an answer.
 async fn is_silent(client: &Client, limit: Duration) -> bool {
-    match timeout(limit, client.ping::<Value>(None)).await {
-        Ok(answer) => answer.is_err_and(|error| *error.kind() == ErrorKind::Timeout),
-        Err(_) => true,
-    }
+    // Longer than commands wait: what is late is not lost, and those under way would be sent again.
+    let patient = client.with_options(&Options { timeout: Some(limit), ..Options::default() });
+    patient.ping::<Value>(None).await.is_err_and(|error| *error.kind() == ErrorKind::Timeout)
 }
 
 async fn any_node_answers(config: &RedisConfig, builder: &Builder) -> Result<(), ConnectError> {
