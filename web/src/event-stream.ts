@@ -2,10 +2,12 @@
  * The server's event stream in the shape of a WebSocket, for networks that let no WebSocket through.
  *
  * What a client sends becomes the request: channels its query, positions its `Last-Event-ID`. Every change of them opens the
- * stream anew behind what has been received. Pings are answered here, for as long as the server's own beats arrive.
+ * stream anew behind what has been received. Answers are made here, once a stream that has what was asked for lives; pings
+ * are answered for as long as the server's own beats arrive.
  */
 
 import type { CloseInfo, SocketLike } from "./connection-types.js";
+import { isObject, isString, parseJson } from "./json.js";
 
 /** The server beats every 30 s; this is its own measure of a dead client. */
 const SILENCE_MS = 75_000;
@@ -33,17 +35,26 @@ export class EventStreamSocket implements SocketLike {
   private readonly channels = new Set(IMPLICIT);
   /** Behind what each channel is to be continued, as `epoch:offset`. */
   private readonly positions = new Map<string, string>();
+  /** Channels that the next stream continues from elsewhere, or is without: what the present one tells of them is void. */
+  private readonly moved = new Set<string>();
+  /** What is to be told, oldest first, once the stream has what was asked for. */
+  private answers: object[] = [];
   private request: AbortController | null = null;
   private isOpen = false;
   private isOver = false;
-  private isChanged = true;
+  /** The stream is not what was asked for any more. */
+  private isChanged = false;
+  /** The stream's first record has come, by which the server tells where its channels stand. */
+  private hasBegun = false;
   private heardAtMs = 0;
 
   constructor(
     private readonly url: string,
     private readonly token: string,
   ) {
-    this.openSoon();
+    setTimeout(() => {
+      if (!this.isOver) void this.open();
+    });
   }
 
   send(data: string): void {
@@ -55,13 +66,13 @@ export class EventStreamSocket implements SocketLike {
         this.answer({ type: "pong", timestamp: sent["timestamp"] ?? new Date().toISOString() });
         return;
       case "subscribe":
-        if (sent["mode"] === "replace") this.narrow();
+        if (sent["mode"] === "replace") this.leave([...this.channels].filter((channel) => !named.includes(channel)));
         for (const channel of named) this.channels.add(channel);
         this.continueFrom(named, sent["since"]);
         this.answer({ type: "subscription_success", channels: named });
         break;
       case "unsubscribe":
-        for (const channel of named) if (channel !== "alerts") this.channels.delete(channel);
+        this.leave(named);
         this.answer({ type: "unsubscribed", channels: named });
         break;
       case "resume":
@@ -72,7 +83,7 @@ export class EventStreamSocket implements SocketLike {
         return;
     }
     this.isChanged = true;
-    this.openSoon();
+    this.reopenSoon();
   }
 
   close(): void {
@@ -80,35 +91,50 @@ export class EventStreamSocket implements SocketLike {
     this.request?.abort();
   }
 
-  /** Alerts reach everybody. */
-  private narrow(): void {
-    this.channels.clear();
-    this.channels.add("alerts");
+  private leave(channels: readonly string[]): void {
+    for (const channel of channels) {
+      // Alerts reach everybody.
+      if (channel === "alerts") continue;
+      this.channels.delete(channel);
+      // Joined again, it begins anew: what comes meanwhile is not to be replayed.
+      this.positions.delete(channel);
+      this.moved.add(channel);
+    }
   }
 
   private continueFrom(channels: readonly string[], since: unknown): void {
     if (typeof since !== "object" || since === null) return;
     for (const channel of channels) {
       const { epoch, offset } = ("epoch" in since ? since : ((since as Sent)[channel] ?? {})) as Partial<Position>;
-      if (epoch !== undefined && offset !== undefined) this.positions.set(channel, `${epoch}:${offset}`);
+      if (epoch === undefined || offset === undefined) continue;
+      this.positions.set(channel, `${epoch}:${offset}`);
+      this.moved.add(channel);
     }
   }
 
   private answer(frame: object): void {
+    this.answers.push(frame);
     // As from a server: never before the sender has returned.
-    queueMicrotask(() => this.tell(JSON.stringify(frame)));
+    queueMicrotask(() => this.tellAnswers());
+  }
+
+  /** An accepted request alone proves nothing: there are proxies that cut its response at once. */
+  private tellAnswers(): void {
+    if (this.isChanged || !this.hasBegun) return;
+    for (const answer of this.answers.splice(0)) this.tell(JSON.stringify(answer));
   }
 
   private tell(data: string): void {
     if (!this.isOver) this.onmessage?.({ data });
   }
 
-  /** Several messages of one moment make one request. */
-  private openSoon(): void {
+  /**
+   * Several messages of one moment make one request. It waits until the present stream has begun: without knowing where the
+   * channels stand there, what is published before the next stream joins them would be lost.
+   */
+  private reopenSoon(): void {
     setTimeout(() => {
-      if (!this.isChanged || this.isOver) return;
-      this.isChanged = false;
-      void this.open();
+      if (this.isChanged && this.hasBegun && !this.isOver) void this.open();
     });
   }
 
@@ -116,6 +142,9 @@ export class EventStreamSocket implements SocketLike {
     this.request?.abort();
     const request = new AbortController();
     this.request = request;
+    this.isChanged = false;
+    this.hasBegun = false;
+    this.moved.clear();
     try {
       const url = new URL(this.url);
       url.searchParams.set("channels", [...this.channels].join(","));
@@ -146,26 +175,44 @@ export class EventStreamSocket implements SocketLike {
       const { done, value } = await reader.read();
       if (done || request !== this.request) return;
       this.heardAtMs = Date.now();
-      const events = (rest + decoder.decode(value, { stream: true })).split("\n\n");
-      rest = events.pop() ?? "";
-      for (const event of events) this.received(event);
+      const records = (rest + decoder.decode(value, { stream: true })).split("\n\n");
+      rest = records.pop() ?? "";
+      for (const record of records) {
+        this.received(record);
+        this.begin();
+      }
     }
   }
 
-  private received(event: string): void {
-    const fields = new Map(event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
+  private begin(): void {
+    if (this.hasBegun) return;
+    this.hasBegun = true;
+    this.tellAnswers();
+    this.reopenSoon();
+  }
+
+  private received(record: string): void {
+    const fields = new Map(record.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
     for (const pair of fields.get("id")?.split(",") ?? []) {
       const at = pair.indexOf("=");
-      this.positions.set(pair.slice(0, at), pair.slice(at + 1));
+      const channel = pair.slice(0, at);
+      if (!this.moved.has(channel)) this.positions.set(channel, pair.slice(at + 1));
     }
     const data = fields.get("data");
     if (data === undefined) return;
-    if (fields.get("event") !== "close") {
+    if (fields.get("event") === "close") {
+      const { code, reason } = JSON.parse(data) as CloseInfo;
+      this.end(code, reason);
+    } else if (!this.isVoid(data)) {
       this.tell(data);
-      return;
     }
-    const { code, reason } = JSON.parse(data) as CloseInfo;
-    this.end(code, reason);
+  }
+
+  /** True for what comes again with the next stream, or is of a channel that was left. */
+  private isVoid(data: string): boolean {
+    if (this.moved.size === 0) return false;
+    const frame = parseJson(data);
+    return isObject(frame) && isString(frame["channel"]) && this.moved.has(frame["channel"]);
   }
 
   private end(code: number, reason: string): void {

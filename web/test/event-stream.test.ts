@@ -18,14 +18,24 @@ interface Asked {
   readonly response: ServerResponse;
 }
 
-/** A server behind a proxy that lets no WebSocket through. */
-async function startStreams(status = 200): Promise<{ origin: string; next: () => Promise<Asked>; upgrades: () => number }> {
+const BEAT = ": beat\n\n";
+
+interface Streams {
+  readonly origin: string;
+  readonly next: () => Promise<Asked>;
+  readonly upgrades: () => number;
+}
+
+/** A server behind a proxy that lets no WebSocket through. Its first streams begin with `begins`, all later ones with a beat. */
+async function startStreams({ status = 200, begins = [] as readonly string[] } = {}): Promise<Streams> {
   const waiting: Asked[] = [];
   const takers: ((asked: Asked) => void)[] = [];
   let upgrades = 0;
+  let streams = 0;
   const server = createServer((request, response) => {
     response.writeHead(status, { "content-type": "text/event-stream" });
-    if (status === 200) response.write(": beat\n\n");
+    response.flushHeaders();
+    if (status === 200) response.write(begins[streams++] ?? BEAT);
     else response.end();
     const taker = takers.shift();
     if (taker === undefined) waiting.push({ request, response });
@@ -62,9 +72,24 @@ function channelsOf({ request }: Asked): readonly string[] {
   return (new URL(request.url ?? "", "http://x").searchParams.get("channels") ?? "").split(",");
 }
 
-function write({ response }: Asked, seq: number, channel = "post_1"): void {
+/** From where the request continues, by channel. */
+function continuedFrom({ request }: Asked): unknown {
+  const last = request.headers["last-event-id"];
+  return typeof last === "string" ? Object.fromEntries(last.split(",").map((pair) => pair.split("="))) : {};
+}
+
+function record(seq: number, channel = "post_1"): string {
   const frame: Frame = { type: "edited", data: { n: seq }, channel, epoch: "e1", seq };
-  response.write(`id: ${channel}=e1:${seq}\ndata: ${JSON.stringify(frame)}\n\n`);
+  return `id: ${channel}=e1:${seq}\ndata: ${JSON.stringify(frame)}\n\n`;
+}
+
+function write({ response }: Asked, seq: number, channel?: string): void {
+  response.write(record(seq, channel));
+}
+
+/** The event of that number, once it is delivered. */
+function numbered(socket: NotificationsSocket, wanted: number): Promise<NotificationsEvent> {
+  return first<NotificationsEvent>((listener) => socket.onEvent(listener), ({ seq }) => seq === wanted);
 }
 
 describe("the event stream in place of a WebSocket", () => {
@@ -93,17 +118,119 @@ describe("the event stream in place of a WebSocket", () => {
     const second = await server.next();
     assert.ok(channelsOf(second).includes("post_1"));
     assert.equal(second.request.headers["last-event-id"], "post_1=e1:4");
-    const fifth = first<NotificationsEvent>((listener) => socket.onEvent(listener), ({ seq }) => seq === 5);
+    const fifth = numbered(socket, 5);
     write(second, 5);
     await fifth;
     socket.subscribe(["post_2"]);
     const third = await server.next();
     assert.equal(third.request.headers["last-event-id"], "post_1=e1:5");
-    const seventh = first<NotificationsEvent>((listener) => socket.onEvent(listener), ({ seq }) => seq === 7);
+    const seventh = numbered(socket, 7);
     for (const seq of [5, 6, 7]) write(third, seq);
     await seventh;
     assert.deepEqual(seen, [5, 6, 7]);
   });
+
+  /** A connection that saw event 5 of `user_7`, broke, and is open again by a stream that begins with `begin`. */
+  async function resumed(begin: string): Promise<{ socket: NotificationsSocket; seen: unknown[]; next: () => Promise<Asked> }> {
+    const { origin, next } = await startStreams({ begins: [BEAT, begin] });
+    const socket = connect(origin);
+    await inState(socket, ConnectionState.Open);
+    const seen: unknown[] = [];
+    socket.onEvent(({ seq }) => seen.push(seq));
+    const stream = await next();
+    const fifth = numbered(socket, 5);
+    write(stream, 5, "user_7");
+    await fifth;
+    stream.response.destroy();
+    assert.deepEqual(continuedFrom(await next()), {});
+    return { socket, seen, next };
+  }
+
+  it("resumes from before the break whatever its first request brings", async () => {
+    const { socket, seen, next } = await resumed(BEAT + record(3, "alerts") + record(10, "user_7"));
+    const stream = await next();
+    assert.deepEqual(continuedFrom(stream), { user_7: "e1:5", alerts: "e1:3" });
+    const tenth = numbered(socket, 10);
+    for (const seq of [6, 7, 8, 9, 10]) write(stream, seq, "user_7");
+    await tenth;
+    assert.deepEqual(seen, [5, 3, 6, 7, 8, 9, 10]);
+  });
+
+  it("takes where its channels stand from an id without an event, unless it is to resume them from elsewhere", async () => {
+    const { socket, seen, next } = await resumed("id: alerts=e1:3,post_3=:0,user_7=e1:9\n\n");
+    const stream = await next();
+    assert.deepEqual(continuedFrom(stream), { user_7: "e1:5", alerts: "e1:3", post_3: ":0" });
+    const sixth = numbered(socket, 6);
+    write(stream, 6, "user_7");
+    await sixth;
+    assert.deepEqual(seen, [5, 6]);
+  });
+
+  it("is not opened anew before it has told where its channels stand", async () => {
+    const server = await startStreams({ begins: [""] });
+    const socket = connect(server.origin);
+    const told: unknown[] = [];
+    socket.onEvent((event) => told.push(event));
+    socket.onIgnored((frame) => told.push(frame));
+    await inState(socket, ConnectionState.Open);
+    const { response } = await server.next();
+    socket.subscribe(["post_2"]);
+    // Later than a request that does not wait.
+    setTimeout(() => response.write("id: alerts=e1:3,user_7=e1:9\n\n"), 50);
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3", user_7: "e1:9" });
+    assert.deepEqual(told, []);
+  });
+
+  it("joins a channel that was left where it stands then, not where it was left", async () => {
+    const server = await startStreams({ begins: [BEAT, "", "id: alerts=e1:3,post_2=e1:6\n\n"] });
+    const socket = connect(server.origin);
+    await inState(socket, ConnectionState.Open);
+    await server.next();
+    const leave = socket.subscribe(["post_1"]);
+    socket.subscribe(["post_2"]);
+    const { response } = await server.next();
+    leave();
+    const left = first((listener) => socket.on("unsubscribed", listener));
+    response.write("id: alerts=e1:3,post_1=e1:5,post_2=e1:6\n\n");
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3", post_2: "e1:6" });
+    await left;
+    socket.narrowTo(["post_1"]);
+    const last = await server.next();
+    assert.deepEqual(channelsOf(last), ["alerts", "post_1"]);
+    assert.deepEqual(continuedFrom(last), { alerts: "e1:3" });
+  });
+
+  it("answers once a stream that has what was asked for lives", async () => {
+    const server = await startStreams({ begins: [BEAT, ""] });
+    const socket = connect(server.origin);
+    await inState(socket, ConnectionState.Open);
+    await server.next();
+    let isAnswered = false;
+    socket.on("subscription_success", () => (isAnswered = true));
+    socket.subscribe(["post_1"]);
+    const { response } = await server.next();
+    assert.equal(isAnswered, false);
+    const answer = first((listener) => socket.on("subscription_success", listener));
+    response.write(BEAT);
+    await answer;
+  });
+
+  for (const channels of [[], ["post_1"]]) {
+    it(`does not take an empty answer for success, with ${channels.length} channels: attempts count until something arrives`, async () => {
+      const server = await startStreams({ begins: Array<string>(9).fill("") });
+      const socket = connect(server.origin);
+      if (channels.length > 0) socket.subscribe(channels);
+      socket.onStatus(({ state }) => {
+        if (state === ConnectionState.Open) void server.next().then(({ response }) => response.destroy());
+      });
+      const attempts: number[] = [];
+      await first<ConnectionStatus>((listener) => socket.onStatus(listener), (status) => {
+        if (status.state === ConnectionState.Waiting) attempts.push(status.attempt);
+        return attempts.length === 6;
+      });
+      assert.deepEqual(attempts, [1, 2, 3, 4, 5, 6]);
+    });
+  }
 
   it("tries a WebSocket again when the stream breaks, and then the stream", async () => {
     const server = await startStreams();
@@ -129,7 +256,7 @@ describe("the event stream in place of a WebSocket", () => {
   });
 
   it("is given up where the server refuses", async () => {
-    const server = await startStreams(403);
+    const server = await startStreams({ status: 403 });
     const socket = connect(server.origin);
     const status = await inState(socket, ConnectionState.Closed);
     assert.ok(status.state === ConnectionState.Closed && status.close?.code === 4003);

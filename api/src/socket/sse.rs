@@ -45,7 +45,7 @@ struct Stream {
     conn: Arc<Conn>,
     _entry: registry::Entry,
     /// What is told before all else.
-    hello: Option<Bytes>,
+    first: Option<Bytes>,
     memberships: Vec<Membership>,
     /// Joined, and not live yet.
     behind: VecDeque<Behind>,
@@ -88,7 +88,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
     let (channels, refused) = channels(&ctx, &caller, &claims).await?;
-    let hello = (!refused.is_empty()).then(|| hello(&channels, &refused));
+    let hello = (!refused.is_empty()).then(|| hello(&channels, &refused)).unwrap_or_default();
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
@@ -100,7 +100,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         ctx,
         conn,
         _entry: entry,
-        hello,
+        first: None,
         memberships: Vec::new(),
         behind: VecDeque::new(),
         positions: BTreeMap::new(),
@@ -112,6 +112,12 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     for channel in channels {
         stream.join(channel, &claims, &last).await?;
     }
+    // Where the channels stand: whoever is cut off before the first event goes on from here. A record without data is no event.
+    let mut first = Vec::new();
+    stream.write_id(&mut first);
+    first.push(b'\n');
+    first.extend_from_slice(&hello);
+    stream.first = Some(first.into());
     let body = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, std::io::Error>(chunk), stream))
@@ -230,8 +236,8 @@ impl Stream {
         if self.is_over {
             return None;
         }
-        if let Some(hello) = self.hello.take() {
-            return Some(hello);
+        if let Some(first) = self.first.take() {
+            return Some(first);
         }
         loop {
             let mut out = Vec::new();

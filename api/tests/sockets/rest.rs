@@ -101,6 +101,31 @@ async fn event_streams_resume_every_channel() {
     assert_eq!(node.http("GET", "/api/v1/events", "nonsense", "").await.0, 401);
 }
 
+/// Whoever is cut off before the first event goes on from where the stream began.
+#[tokio::test]
+async fn an_event_stream_begins_with_where_its_channels_stand() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let edited = |n: u64| json!({ "type": "edited", "channel": "post_1", "data": { "n": n } });
+    node.publish(edited(1)).await;
+    let query = format!("channels=post_1,post_2&token={}", token(1));
+    let mut first = stream(&node, &query, "").await;
+    let mut record = String::new();
+    tokio::time::timeout(PATIENCE, async {
+        while !record.ends_with("\n\n") {
+            assert!(first.read_line(&mut record).await.unwrap() > 0, "the stream ended");
+        }
+    })
+    .await
+    .expect("a record in time");
+    let (_, id) = record.trim_end().rsplit_once("id: ").unwrap();
+    assert!(!record.contains("data"), "an event: {record}");
+    drop(first);
+    node.publish(edited(2)).await;
+    let mut second = stream(&node, &query, id).await;
+    assert_eq!(event(&mut second).await.1["data"]["n"], 2, "after {id}");
+}
+
 #[tokio::test]
 async fn event_streams_are_told_of_what_is_lost_and_send_a_long_past() {
     let redis = Redis::start().await;
