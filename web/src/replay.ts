@@ -12,7 +12,7 @@ import type { Positioned } from "./wire/frame.js";
 /** What to do with an event. */
 export type Verdict = "deliver" | "stale" | "held";
 
-/** What is held back of one channel; a replay that lets so much pile up is not waited for any longer. */
+/** Most that is held back of one channel; a replay that lets more pile up is given up. */
 const MAX_HELD = 10_000;
 
 interface Pending<Event> {
@@ -21,6 +21,8 @@ interface Pending<Event> {
   /** The last event of the replay, once the server has announced it; `null` before. */
   end: HistoryPoint | null;
   held: Event[];
+  /** So much was held back that the rest of the replay is not waited for: nothing is held any more. */
+  isGivenUp: boolean;
 }
 
 /** How far each channel has been seen. Bounded by the channels that a user follows. */
@@ -41,7 +43,7 @@ export class Replay<Event extends Positioned> {
     if (this.isOld(channel, { epoch, seq })) return "stale";
     const pending = this.pending.get(channel);
     const isReplayed = pending?.end?.epoch === epoch && seq <= pending.end.seq;
-    if (pending !== undefined && !isReplayed && pending.held.length < MAX_HELD) {
+    if (pending !== undefined && !isReplayed && !pending.isGivenUp) {
       pending.held.push(event);
       return "held";
     }
@@ -51,8 +53,9 @@ export class Replay<Event extends Positioned> {
 
   /** A replay of `channel` was asked for. Every call must be followed by one of {@link finish} or {@link abandon}. */
   begin(channel: string): void {
-    const pending = this.pending.get(channel) ?? { asked: 0, end: null, held: [] };
+    const pending = this.pending.get(channel) ?? { asked: 0, end: null, held: [], isGivenUp: false };
     pending.asked += 1;
+    pending.isGivenUp = false;
     this.pending.set(channel, pending);
   }
 
@@ -80,11 +83,24 @@ export class Replay<Event extends Positioned> {
     pending.asked -= 1;
     if (pending.asked > 0) return [];
     this.pending.delete(channel);
-    const { held } = pending;
-    const isOneHistory = held.every(({ epoch }) => epoch === held[0]?.epoch);
-    // What waited for this user while away may come after what is new.
-    if (isOneHistory) held.sort((left, right) => (left.seq ?? 0) - (right.seq ?? 0));
-    return held.filter((event) => this.judge(event) === "deliver");
+    return this.released(pending.held);
+  }
+
+  /**
+   * Gives the replay of `channel` up where more is held back than there is room for: a later event that was let through would
+   * make the rest of the replay, and all that is held, look like repetitions. Returns that failure and what was held back,
+   * both to be delivered now, in this order; `null` where there is room.
+   */
+  giveUpIfFull(channel: string): { readonly failure: ResumeFailedFrame; readonly events: readonly Event[] } | null {
+    const pending = this.pending.get(channel);
+    if (pending === undefined || pending.held.length <= MAX_HELD) return null;
+    const held = inOrder(pending.held);
+    pending.held = [];
+    pending.isGivenUp = true;
+    const { epoch = "", seq = 0 } = held[0] ?? {};
+    const failure = { type: "resume_failed", channel, epoch, seq: seq - 1, reason: "overflow" } as const;
+    this.failed(failure);
+    return { failure, events: this.released(held) };
   }
 
   /** The connection is lost: what was held back comes again with the next replay. */
@@ -115,9 +131,19 @@ export class Replay<Event extends Positioned> {
     return [...new Set([...this.points.keys(), ...this.floors.keys()])];
   }
 
+  private released(held: readonly Event[]): readonly Event[] {
+    return inOrder(held).filter((event) => this.judge(event) === "deliver");
+  }
+
   private isOld(channel: string, { epoch, seq }: HistoryPoint): boolean {
     const known = this.points.get(channel);
     // Another epoch is another history: its numbers do not compare.
     return known?.epoch === epoch && known.seq >= seq;
   }
+}
+
+/** What waited for a user while away may come after what is new. Numbers of different histories do not compare. */
+function inOrder<Event extends Positioned>(events: readonly Event[]): readonly Event[] {
+  const isOneHistory = events.every(({ epoch }) => epoch === events[0]?.epoch);
+  return isOneHistory ? [...events].sort((left, right) => (left.seq ?? 0) - (right.seq ?? 0)) : events;
 }

@@ -32,13 +32,13 @@ export abstract class ReplayingSocket<
   In extends { readonly type: string },
   Event extends In & Positioned,
   Out,
-> extends ProtocolSocket<In, Out | ExtensionClientFrame> {
+> extends ProtocolSocket<In | ResumeFailedFrame, Out | ExtensionClientFrame> {
   protected readonly replay = new Replay<Event>();
   private readonly isAcking: boolean;
   /** The last event heard of each channel that is acknowledged. */
   private readonly unacked = new Map<string | undefined, number>();
 
-  protected constructor(dialect: Dialect<In, Out | ExtensionClientFrame>, options: ReplayOptions) {
+  protected constructor(dialect: Dialect<In | ResumeFailedFrame, Out | ExtensionClientFrame>, options: ReplayOptions) {
     super(dialect, options);
     this.isAcking = options.isAcking === true;
     // Registered here, and so before every listener of the page: they find the channels restored.
@@ -52,7 +52,7 @@ export abstract class ReplayingSocket<
   protected abstract restore(): void;
 
   /** True for what was published, false for answers to this client. */
-  protected abstract isEvent(frame: In): frame is Event;
+  protected abstract isEvent(frame: In | ResumeFailedFrame): frame is Event;
 
   /**
    * Asks for what came after `point` in a channel that this connection has: the missed events arrive as if live, after a
@@ -98,15 +98,24 @@ export abstract class ReplayingSocket<
     });
   }
 
-  protected override judge(frame: In): Verdict {
+  protected override judge(frame: In | ResumeFailedFrame): Verdict {
     if (!this.isEvent(frame)) return "deliver";
     const verdict = this.replay.judge(frame);
     // Its acknowledgement was lost, or the event would not come again.
     if (verdict === "stale") this.acknowledge(frame);
+    if (verdict === "held" && frame.channel !== undefined) this.giveUpIfFull(frame.channel);
     return verdict;
   }
 
-  protected override deliver(frame: In): void {
+  /** Whoever listens for `resume_failed` loads the state anew, as where the server has lost what was missed. */
+  private giveUpIfFull(channel: string): void {
+    const givenUp = this.replay.giveUpIfFull(channel);
+    if (givenUp === null) return;
+    this.deliver(givenUp.failure);
+    for (const event of givenUp.events) this.deliver(event);
+  }
+
+  protected override deliver(frame: In | ResumeFailedFrame): void {
     super.deliver(frame);
     if (this.isEvent(frame)) this.acknowledge(frame);
   }

@@ -202,6 +202,26 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await delivered(socket, again, [edited(7, "user_1"), resumed, ...missed]), [4, 5, 6, 7]);
   });
 
+  it("tells that the rest is lost where more comes meanwhile than it holds back, and goes on in order", async () => {
+    const { socket, peer } = await opened();
+    assert.deepEqual(await delivered(socket, peer, [edited(3, "user_1")]), [3]);
+    peer.cut();
+    const again = await opening(socket);
+    await again.frameOf("resume");
+    const live = Array.from({ length: 10_002 }, (_, index) => 7 + index);
+    const order: unknown[] = [];
+    socket.on("resume_failed", (frame) => order.push(frame));
+    socket.onEvent(({ seq }) => order.push(seq));
+    const resumed = { type: "resumed", channel: "user_1", epoch: "e1", seq: 6, recovered: 3 };
+    const seqs = [4, ...live, 5, 6, 10_009];
+    await delivered(socket, again, [resumed, ...seqs.map((seq) => edited(seq, "user_1"))]);
+    const failure = { type: "resume_failed", channel: "user_1", epoch: "e1", seq: 6, reason: "overflow" };
+    assert.deepEqual(order, [4, failure, ...live, 10_009]);
+    again.cut();
+    const last = await opening(socket);
+    assert.deepEqual(await last.frameOf("resume"), { type: "resume", channel: "user_1", epoch: "e1", seq: 10_009 });
+  });
+
   it("delivers nothing twice, and starts anew with a new epoch", async () => {
     const { socket, peer } = await opened();
     const frames = [edited(1), edited(2), edited(1), edited(2), edited(1, "other"), edited(1, "post_123", "e2")];

@@ -97,11 +97,36 @@ describe("a replay", () => {
     assert.deepEqual(seqs(replay.finish("c")), [9]);
   });
 
-  it("never lets more pile up than it has room for", () => {
+  it("is given up where more piles up than it has room for", () => {
+    const replay = new Replay();
+    replay.judge(at(2));
+    replay.begin("c");
+    replay.resumed(announced(6));
+    const live = Array.from({ length: 10_000 }, (_, index) => 7 + index);
+    for (const seq of [...live].reverse()) assert.equal(replay.judge(at(seq)), "held");
+    assert.equal(replay.giveUpIfFull("c"), null);
+    assert.equal(replay.judge(at(10_007)), "held");
+    const givenUp = replay.giveUpIfFull("c");
+    assert.deepEqual(givenUp?.failure, { ...lost(6), reason: "overflow" });
+    assert.deepEqual(seqs(givenUp?.events ?? []), [...live, 10_007]);
+    assert.equal(replay.judge(at(3)), "stale");
+    assert.equal(replay.judge(at(10_008)), "deliver");
+    assert.equal(replay.giveUpIfFull("c"), null);
+    assert.deepEqual(replay.finish("c"), []);
+    assert.deepEqual(replay.point("c"), { epoch: "e", seq: 10_008 });
+  });
+
+  it("that was given up may be followed by another", () => {
     const replay = new Replay();
     replay.begin("c");
-    const verdicts = Array.from({ length: 10_001 }, (_, seq) => replay.judge(at(seq)));
-    assert.equal(verdicts.filter((verdict) => verdict === "held").length, 10_000);
-    assert.equal(verdicts.at(-1), "deliver");
+    for (let seq = 1; seq <= 10_001; seq++) replay.judge(at(seq));
+    replay.giveUpIfFull("c");
+    replay.begin("c");
+    assert.equal(replay.judge(at(10_003)), "held");
+    // The ping of the first one is answered.
+    assert.deepEqual(replay.finish("c"), []);
+    replay.resumed(announced(10_002));
+    assert.equal(replay.judge(at(10_002)), "deliver");
+    assert.deepEqual(seqs(replay.finish("c")), [10_003]);
   });
 });

@@ -46,13 +46,13 @@ export interface ResumedFrame {
   readonly recovered: number;
 }
 
-/** The missed events are no longer kept: read the state anew; live events go on from here. */
+/** Some of the missed events will not come: read the state anew; live events go on from here. */
 export interface ResumeFailedFrame {
   readonly type: "resume_failed";
   readonly channel: string;
   readonly epoch: string;
   readonly seq: number;
-  /** A stable word, such as `history_lost`. */
+  /** A stable word, such as `history_lost`; `overflow` where this client gave the replay up, as too much came meanwhile. */
   readonly reason: string;
 }
 
