@@ -102,6 +102,7 @@ export class NotificationsSocket extends ReplayingSocket<
     this.unwanted.clear();
     for (const channel of channels) this.wanted.set(channel, 1);
     this.isNarrowed = true;
+    this.forgetUnfollowed();
     this.connection.send({ type: "subscribe", channels: [...channels], mode: "replace" });
   }
 
@@ -134,6 +135,8 @@ export class NotificationsSocket extends ReplayingSocket<
     const channels = [...this.wanted.keys()];
     // Implicit channels are chosen by name and replayed by `resume`; the others are joined where their point is told.
     const fresh = channels.filter((channel) => IMPLICIT.has(channel) || this.replay.point(channel) === undefined);
+    // What was on its way when a channel was left has made it known again.
+    this.forgetUnfollowed();
     if (this.isNarrowed) this.connection.send({ type: "subscribe", channels: fresh, mode: "replace" });
     else if (fresh.length > 0) this.connection.send({ type: "subscribe", channels: fresh });
     if (this.unwanted.size > 0) this.connection.send({ type: "unsubscribe", channels: [...this.unwanted] });
@@ -142,6 +145,17 @@ export class NotificationsSocket extends ReplayingSocket<
     // A channel that nobody subscribed is one that every user has, and the connection comes with it.
     const own = replayed.filter((channel) => !left.includes(channel));
     this.askReplay([...this.sinceFrames(left), ...this.resumeFrames(own)], replayed);
+  }
+
+  /** A channel that is not followed is not resumed, and begins anew where it is subscribed again. */
+  private forgetUnfollowed(): void {
+    for (const channel of this.replay.channels()) if (!this.isFollowed(channel)) this.replay.forget(channel);
+  }
+
+  private isFollowed(channel: string): boolean {
+    // Alerts and the user's own channel cannot be left.
+    if (this.wanted.has(channel) || channel === "alerts" || channel.startsWith("user_")) return true;
+    return IMPLICIT.has(channel) && !this.isNarrowed && !this.unwanted.has(channel);
   }
 
   /** One frame that subscribes `channels`, each from its point. */

@@ -222,6 +222,36 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await last.frameOf("resume"), { type: "resume", channel: "user_1", epoch: "e1", seq: 10_009 });
   });
 
+  it("resumes only what it was narrowed to and what every user has", async () => {
+    const { socket, peer } = await opened();
+    socket.subscribe(["left", "kept"]);
+    const events = ["left", "kept", "user_1", "alerts", "orders"].map((channel) => edited(4, channel));
+    await delivered(socket, peer, events);
+    socket.narrowTo(["kept"]);
+    // It was on its way.
+    await delivered(socket, peer, [edited(5, "left")]);
+    peer.cut();
+    const again = await opening(socket);
+    const since = { epoch: "e1", offset: 4 };
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: [], mode: "replace" });
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["kept"], since });
+    assert.deepEqual(await again.frame(), { type: "resume", channel: "user_1", epoch: "e1", seq: 4 });
+    assert.deepEqual(await again.frame(), { type: "resume", channel: "alerts", epoch: "e1", seq: 4 });
+    assert.deepEqual(await again.frame(), { type: "ping" });
+  });
+
+  it("replays nothing of the time that a channel was narrowed away", async () => {
+    const { socket, peer } = await opened();
+    socket.subscribe(["a"]);
+    await delivered(socket, peer, [edited(4, "a"), edited(4, "orders")]);
+    socket.narrowTo([]);
+    socket.subscribe(["a", "orders"]);
+    peer.cut();
+    const again = await opening(socket);
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["a", "orders"], mode: "replace" });
+    assert.deepEqual(await again.frame(), { type: "ping" });
+  });
+
   it("delivers nothing twice, and starts anew with a new epoch", async () => {
     const { socket, peer } = await opened();
     const frames = [edited(1), edited(2), edited(1), edited(2), edited(1, "other"), edited(1, "post_123", "e2")];
