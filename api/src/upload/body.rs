@@ -16,7 +16,7 @@ use std::{
 /// The parser reads ahead for as long as bytes are at hand; a pause after so many keeps its buffer this small.
 const READ_AHEAD_BYTES: u64 = 128 * 1024;
 /// Bytes that may pass without completing a part's header or giving a piece of its content: more is an attack on the parser's memory.
-/// The HTTP server hands over pieces of up to some 400 KiB, and the parser may take two rounds of [`READ_AHEAD_BYTES`] and a piece before it
+/// The HTTP server may hand over pieces of up to some 400 KiB (ours: 64), and the parser may take two rounds of [`READ_AHEAD_BYTES`] and a piece before it
 /// can show progress.
 const MAX_UNPARSED_BYTES: u64 = 2 * 1024 * 1024;
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use multer::Multipart;
 
-    /// Largest piece that hyper reads at once.
+    /// Largest piece that hyper reads at once by itself.
     const PIECE: usize = 8192 + 4096 * 100;
 
     fn body(bytes: Vec<u8>, pieces: &[usize]) -> LimitedBody {

@@ -18,9 +18,9 @@ use std::{
 };
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// Publications that the library holds until the subscriber takes them. Its own default of 32 loses them in a burst; one turn of its reader
-/// brings at most some 10,000 short ones. Only the subscriber pays for it: a client keeps eight such queues, all allocated at once.
-const SUBSCRIBER_CAPACITY: usize = 16_384;
+/// Publications that the library holds until the subscriber takes them. Its own default of 32 loses them in a burst. Only the subscriber pays for
+/// it: a client keeps eight such queues, all allocated at once, here 6 MB.
+const SUBSCRIBER_CAPACITY: usize = 8_192;
 /// First wait of the reconnection policy, and its random part.
 const RECONNECT_MIN_MS: u32 = 50;
 const RECONNECT_JITTER_MS: u32 = 100;

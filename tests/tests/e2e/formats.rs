@@ -23,6 +23,8 @@ async fn a_format_is_taken_once_there_is_a_converter_for_it() -> Result<()> {
     let oneiro = Oneiro::builder()
         .env("ONEIRO_UPLOADS_EXTRA_FORMATS", "heic")
         .env("ONEIRO_WORKER_CONVERTER", &converter)
+        // What is uploaded keeps to this limit; what the converter makes of it has its own.
+        .env("ONEIRO_UPLOADS_MAX_FILE_BYTES", "10000")
         .start()
         .await?;
     let ada = oneiro.user(1)?;

@@ -26,7 +26,7 @@ pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// Bytes buffered for one upload to a cloud store before it becomes a multipart one; S3 wants parts of 5 MB or more.
 const CLOUD_PART_BYTES: usize = 5 * 1024 * 1024;
 /// The same for a local folder, where a part is a write to a file and a larger one brings nothing.
-const LOCAL_PART_BYTES: usize = 256 * 1024;
+const LOCAL_PART_BYTES: usize = 128 * 1024;
 /// Parts of one upload on their way to the store; with the size of a part the most memory that an upload takes.
 const PARTS_AT_ONCE: usize = 2;
 
