@@ -70,11 +70,11 @@ pub(crate) enum JobsCommand {
         /// Its id.
         id: JobId,
     },
-    /// Make jobs run again: by id, or all dead ones.
+    /// Make jobs run again: by id, or with --all those of a state; not what is available or running.
     Retry(BulkArgs),
-    /// Cancel jobs, waiting or running: by id, or all of a state.
+    /// Cancel jobs, waiting or running: by id, or with --all those of a state.
     Cancel(BulkArgs),
-    /// Remove jobs that have ended and all that is known of them: by id, or all dead ones.
+    /// Remove jobs that have ended (completed, cancelled, dead) and all that is known of them: by id, or with --all those of a state.
     Delete(BulkArgs),
 }
 
@@ -108,10 +108,10 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BulkArgs {
-    /// Ids of jobs.
+    /// Ids of jobs; the filters are not looked at then.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<JobId>,
-    /// All jobs that the filters leave, instead of ids.
+    /// Instead of ids: all jobs of a state that the filters leave. Needs --dead or --state.
     #[arg(long)]
     pub(crate) all: bool,
     /// With --all: dead jobs (the same as --state dead).
@@ -235,7 +235,7 @@ pub(crate) struct TokenArgs {
     /// The name that others see.
     #[arg(long)]
     pub(crate) username: Option<String>,
-    /// Rights, separated by blanks: publish, developer, admin.
+    /// Rights, separated by blanks: publish (to publish events), developer (to read the developer endpoints), admin (of no effect yet).
     #[arg(long, default_value = "")]
     pub(crate) scope: String,
     /// Lifetime in seconds.

@@ -80,7 +80,7 @@ pub enum Scope {
     Publish,
     /// May read the developer endpoints.
     Developer,
-    /// May use the admin API.
+    /// May use an API for operators. There is none yet: `oneiro` works on Redis itself.
     Admin,
 }
 
