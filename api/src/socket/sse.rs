@@ -88,7 +88,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
     let (channels, refused) = channels(&ctx, &caller, &claims).await?;
-    let hello = (!refused.is_empty()).then(|| hello(&channels, &refused)).unwrap_or_default();
+    let hello = if refused.is_empty() { Bytes::new() } else { hello(&channels, &refused) };
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
