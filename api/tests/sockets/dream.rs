@@ -238,7 +238,7 @@ async fn a_token_is_refreshed_in_place_and_its_end_is_the_connections() {
     let redis = Redis::start().await;
     let node = node(&redis).await;
     let id = node.dream(1).await;
-    let short = token_for(1, "", Duration::from_secs(3));
+    let short = token_for(1, "", Duration::from_secs(8));
     let mut refreshed = node.connect(&format!("{}?token={short}", path(id))).await;
     let mut left_alone = node.connect(&format!("{}?token={short}", path(id))).await;
     refreshed.expect("connection_established").await;
@@ -399,7 +399,7 @@ async fn limits_are_kept() {
     let mut second = node.connect(&auth).await;
     assert_eq!(second.closed().await.0, 4009);
     first.expect("image_update").await;
-    for _ in 0..20 {
+    for _ in 0..100 {
         // The connection may end while these are on their way.
         let _ = futures::SinkExt::send(
             &mut first.stream,
@@ -407,14 +407,14 @@ async fn limits_are_kept() {
         )
         .await;
     }
-    let mut kinds = Vec::new();
-    for _ in 0..4 {
-        kinds.push(first.json().await["type"].as_str().unwrap().to_owned());
+    let mut answers = 0;
+    while first.json().await["type"] == "pong" {
+        answers += 1;
     }
-    assert_eq!(kinds, ["pong", "pong", "pong", "error"]);
+    assert!((3..100).contains(&answers), "{answers} of 100");
     assert_eq!(first.closed().await.0, 4029);
     let refused = async {
-        for _ in 0..10 {
+        for _ in 0..100 {
             if let Err(error) = Client::connect(node.addr, &path(id), &[]).await {
                 return *error;
             }

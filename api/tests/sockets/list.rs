@@ -78,8 +78,13 @@ async fn an_answer_that_lacks_a_part_is_not_complete() {
             broker.notify(&question.reply, &serde_json::to_vec(&answer).unwrap()).await.unwrap();
         }
     });
-    let listing = sockets::list(&node.broker, &asking, None, None, 1_000).await.unwrap();
-    assert_eq!((listing.total >= 300, listing.is_complete), (true, false), "{listing:?}");
+    // It may be too busy to answer in time.
+    eventually(async || {
+        let listing = sockets::list(&node.broker, &asking, None, None, 1_000).await.unwrap();
+        assert!(listing.total < 300 || !listing.is_complete, "{listing:?}");
+        listing.total >= 300
+    })
+    .await;
     answering.abort();
 }
 

@@ -29,8 +29,9 @@ async fn enter(node: &Node, user: u64, online: u64) -> Client {
     client
 }
 
+/// Whoever goes is offline at once.
 fn quick() -> RealtimeSettings {
-    RealtimeSettings { presence_grace_seconds: 0, presence_lease_seconds: 3, ..settings() }
+    RealtimeSettings { presence_grace_seconds: 0, ..settings() }
 }
 
 #[tokio::test]
@@ -199,7 +200,8 @@ async fn one_sender_does_not_fill_the_inbox_of_who_is_away() {
 #[tokio::test]
 async fn a_killed_process_leaves_no_ghosts() {
     let redis = Redis::start().await;
-    let (alive, dead) = (Node::start(&redis, quick()).await, Node::start(&redis, quick()).await);
+    let brief = || RealtimeSettings { presence_lease_seconds: 3, ..quick() };
+    let (alive, dead) = (Node::start(&redis, brief()).await, Node::start(&redis, brief()).await);
     let mut ada = enter(&alive, 1, 1).await;
     let _bob = enter(&dead, 2, 2).await;
     ada.expect("user_status").await;

@@ -210,7 +210,12 @@ async fn a_user_is_shut_out_of_every_process() {
         client.expect_nothing_more().await;
     }
     let channel = oneiro_api::socket::CONTROL_CHANNEL.parse().unwrap();
-    one.broker.notify(&channel, b"{\"kick\":1}").await.unwrap();
+    // Again until it is heard: a process may still be about to listen.
+    eventually(async || {
+        one.broker.notify(&channel, b"{\"kick\":1}").await.unwrap();
+        (one.ctx.connection_count(), two.ctx.connection_count()) == (0, 1)
+    })
+    .await;
     assert_eq!(a.closed().await, (1000, "signed out".to_owned()));
     assert_eq!(b.closed().await.0, 1000);
     other.expect_nothing_more().await;

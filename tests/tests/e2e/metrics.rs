@@ -11,9 +11,10 @@ use std::{
 };
 
 /// Documented, and not to be seen here: each with what it takes.
-const CONDITIONAL: [(&str, &str); 6] = [
+const CONDITIONAL: [(&str, &str); 7] = [
     ("oneiro_http_cut_total", "a client that keeps its connection waiting for ten seconds"),
     ("oneiro_uploads_refused_total", "more uploads at once than a user may have"),
+    ("oneiro_pipeline_children_lost_total", "a decoder's process that dies"),
     ("oneiro_sweep_reenqueued_total", "an image that has lost its job"),
     ("oneiro_events_dropped_total", "more publications than a process can hold"),
     ("oneiro_events_heals_total", "a lost connection to Redis, or a gap in a channel"),

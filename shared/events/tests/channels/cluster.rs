@@ -281,7 +281,7 @@ async fn without_a_shard(lose: impl FnOnce(&mut Server), bring_back: impl FnOnce
             assert_eq!(next(readers.get_mut(name).unwrap()).await, expected);
         }
     }
-    assert!(subscriptions.is_healthy() && late_subscriptions.is_healthy());
+    eventually("both are well", || subscriptions.is_healthy() && late_subscriptions.is_healthy()).await;
     let begun = Instant::now();
     while !matches!(broker.publish(&lost[0], b"lost").await, Err(EventError::ShardAway(_)))
         || !matches!(subscriptions.subscribe(&lost[0]).await, Err(EventError::ShardAway(_)))

@@ -124,7 +124,7 @@ async fn node() -> (Server, u16) {
     let bus = free_port();
     // The bus is usually the port + 10,000, which a free port may have no room for.
     let bus_port = bus.to_string();
-    let mut arguments = vec!["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+    let mut arguments = vec!["--cluster-port", &bus_port, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000"];
     arguments.extend(["--cluster-require-full-coverage", "no", "--appendonly", "yes", "--appendfsync", "always"]);
     (Server::start(&arguments).await, bus)
 }

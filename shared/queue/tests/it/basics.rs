@@ -133,7 +133,7 @@ async fn a_push_that_cannot_be_stored_is_an_error() {
     let mut server = Server::start().await;
     let options = QueueOptions { command_timeout: Duration::from_millis(500), ..QueueOptions::default() };
     let queue = server.queue_with("q", options).await;
-    queue.push(job("a")).await.unwrap();
+    server.queue("q").await.push(job("a")).await.unwrap();
     server.kill();
     let error = queue.push(job("a")).await.unwrap_err();
     assert!(matches!(error, QueueError::Unavailable(_)), "{error:?}");

@@ -8,9 +8,9 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis_fred::{JobId, Queue, QueueOptions, WorkerOptions};
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::{
     proxy::{Proxy, Wire},
-    redis::{Server, eventually},
+    redis::{PATIENCE, Server, eventually},
     worker::{Act, act, start},
 };
 
@@ -117,7 +117,13 @@ struct Pushed {
 }
 
 /// Pushes until told to stop, and asks after each job whether the replicas have it.
-async fn push_and_wait(client: Client, queue: Queue, replicas: i64, is_over: Arc<AtomicBool>) -> Pushed {
+async fn push_and_wait(
+    client: Client,
+    queue: Queue,
+    replicas: i64,
+    is_over: Arc<AtomicBool>,
+    safe: Arc<AtomicUsize>,
+) -> Pushed {
     let mut pushed = Pushed::default();
     while !is_over.load(Ordering::Relaxed) {
         let before = history(&client).await;
@@ -135,6 +141,7 @@ async fn push_and_wait(client: Client, queue: Queue, replicas: i64, is_over: Arc
         let is_same_master = before.is_some() && before == history(&client).await;
         let list = if is_same_master && reached >= replicas { &mut pushed.safe } else { &mut pushed.stored };
         list.push(id);
+        safe.store(pushed.safe.len(), Ordering::Relaxed);
     }
     pushed
 }
@@ -145,9 +152,11 @@ async fn survives(client: Client, replicas: i64, mut master: Server) {
     let queue = Queue::with_options(client.clone(), "q".parse().unwrap(), options);
     let worker = start(&queue, WorkerOptions::default());
     let is_over = Arc::new(AtomicBool::new(false));
-    let pusher = tokio::spawn(push_and_wait(client.clone(), queue.clone(), replicas, Arc::clone(&is_over)));
+    let safe = Arc::new(AtomicUsize::new(0));
+    let pusher = push_and_wait(client.clone(), queue.clone(), replicas, Arc::clone(&is_over), Arc::clone(&safe));
+    let pusher = tokio::spawn(pusher);
     let ran = || worker.log.of("job").len();
-    eventually("jobs run", || async { ran() > 50 }).await;
+    eventually("jobs run", || async { ran() > 50 && safe.load(Ordering::Relaxed) > 20 }).await;
     let old = history(&client).await.unwrap();
     master.kill();
     eventually("the replica has taken over", || async { history(&client).await.is_some_and(|now| now != old) }).await;
@@ -160,8 +169,14 @@ async fn survives(client: Client, replicas: i64, mut master: Server) {
     })
     .await;
     assert!(pushed.safe.len() > 20, "{} safe jobs", pushed.safe.len());
+    let begun = Instant::now();
     for id in &pushed.safe {
-        let job = queue.job(id).await.unwrap();
+        let job = loop {
+            match queue.job(id).await {
+                Ok(job) => break job,
+                Err(error) => assert!(error.is_transient() && begun.elapsed() < PATIENCE, "{error:?}"),
+            }
+        };
         assert_eq!(job.map(|job| job.state), Some(apalis_fred::State::Completed), "{id} was lost");
     }
     // Each pushed job ran at least once or was never replicated; none of the latter may be a safe one (above).

@@ -33,18 +33,27 @@ impl Server {
     }
 
     pub(crate) async fn with(extra: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server = Self {
             child: None,
             dir: TempDir::new().unwrap(),
-            port,
+            port: 0,
             extra: extra.iter().map(ToString::to_string).collect(),
         };
-        server.launch().await;
-        server
+        // A port may be taken between here and the server's start.
+        loop {
+            server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            if server.try_launch().await {
+                return server;
+            }
+        }
     }
 
     pub(crate) async fn launch(&mut self) {
+        assert!(self.try_launch().await, "redis-server ended");
+    }
+
+    /// Whether it came up; it ends by itself where its port is taken.
+    async fn try_launch(&mut self) -> bool {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--dir"])
             .arg(self.dir.path())
@@ -54,20 +63,18 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        self.child = Some(child);
+        let child = self.child.insert(child);
         let begun = Instant::now();
-        while !self.answers() {
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if answers(self.port) {
+                return true;
+            }
             assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-
-    /// Whether it takes commands: not while it still reads its append-only file.
-    fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut reply = [0; 5];
-        stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut reply).is_ok() && &reply == b"+PONG"
     }
 
     /// Ends the server as a crash would.
@@ -107,6 +114,14 @@ impl Server {
         client.quit().await.unwrap();
         reply
     }
+}
+
+/// Whether a server takes commands: not while it still reads its append-only file.
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut reply = [0; 5];
+    stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut reply).is_ok() && &reply == b"+PONG"
 }
 
 impl Drop for Server {
