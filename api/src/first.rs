@@ -32,6 +32,8 @@ use tokio::{
 const READ_BUFFER: usize = 16 * 1024;
 /// hyper's own limit is 100, and a browser sends 15.
 const MAX_HEADERS: usize = 64;
+/// How the paths of sockets begin. Elsewhere an upgrade is not on offer, and an answer may have no end.
+const SOCKETS: [&str; 2] = ["/ws/", "/api/v1/ws"];
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER]);
@@ -76,8 +78,7 @@ fn handshake(read: &Bytes) -> Option<Handshake> {
     if head.method != Some("GET") || head.version != Some(1) {
         return None;
     }
-    // Elsewhere an upgrade is not on offer, and an answer may have no end.
-    let path = head.path.filter(|path| path.starts_with("/ws/"))?;
+    let path = head.path.filter(|path| SOCKETS.iter().any(|sockets| path.starts_with(sockets)))?;
     let mut request = poem::http::Request::new(());
     *request.uri_mut() = Uri::from_maybe_shared(read.slice_ref(path.as_bytes())).ok()?;
     let map = request.headers_mut();
@@ -163,6 +164,9 @@ mod tests {
         assert_eq!(handshake.request.uri(), "/ws/notifications/?token=t");
         assert_eq!(handshake.request.headers()["connection"], "Upgrade");
         assert_eq!(handshake.early, "behind");
+        for path in ["/ws/dream-images/1", "/api/v1/ws", "/api/v1/ws/"] {
+            assert!(parsed(&HANDSHAKE.replace("/ws/notifications/", path)).is_some(), "{path}");
+        }
     }
 
     #[test]
@@ -177,6 +181,7 @@ mod tests {
             HANDSHAKE.replace("Host: a", "Transfer-Encoding: chunked"),
             HANDSHAKE.replace("Host: a", "Expect: 100-continue"),
             HANDSHAKE.replace("Host: a", "Ho st: a"),
+            HANDSHAKE.replace("/ws/notifications/", "/api/v1/events"),
         ];
         for other in others {
             assert!(parsed(&other).is_none(), "{other:?}");
