@@ -40,7 +40,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for CrossOrigin<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        // Sockets have an allow-list of their own, and close rather than refuse.
+        // Sockets have an allow-list of their own.
         if is_foreign(request.headers()) && !request.headers().contains_key(header::UPGRADE) {
             self.foreign.call(request).await
         } else {

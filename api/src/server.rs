@@ -191,7 +191,11 @@ async fn exchange<E: Endpoint<Output = Response> + 'static>(
             let _ = stream.shutdown().await;
             if lingers.load(Ordering::Relaxed) {
                 // What it still sends would have the connection reset, and our answer lost with it.
-                let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
+                let mut nowhere = tokio::io::sink();
+                tokio::select! {
+                    _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)) => {}
+                    () = stopping.cancelled() => {}
+                }
             }
             Ok(None)
         }

@@ -45,7 +45,7 @@ pub(crate) fn form_of(channel: &ChannelName, dream_form: Form) -> Form {
 }
 
 /// The kind that a name stands for on a notifications connection.
-fn kind_named(name: &str) -> Option<Kind> {
+pub(crate) fn kind_named(name: &str) -> Option<Kind> {
     match name {
         "notifications" => Some(Kind::Notification),
         "alerts" => Some(Kind::Alert),

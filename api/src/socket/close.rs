@@ -12,7 +12,6 @@ pub(crate) struct Close {
 impl Close {
     /// No frame was heard for too long.
     pub(crate) const IDLE: Self = Self::new(1001, "idle timeout");
-    pub(crate) const ORIGIN: Self = Self::new(1008, "origin not allowed");
     pub(crate) const INTERNAL: Self = Self::new(1011, "internal error");
     /// An operator or the user's own account shut the user out: seeds' clients come back after any other code.
     pub(crate) const KICKED: Self = Self::new(1000, "signed out");
@@ -82,7 +81,7 @@ mod tests {
             Close::new(1002, ""),
             Close::new(1003, ""),
             Close::new(1007, ""),
-            Close::ORIGIN,
+            Close::new(1008, ""),
             Close::new(1009, ""),
             Close::INTERNAL,
             Close::restart(3),

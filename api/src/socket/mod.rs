@@ -54,7 +54,7 @@ use oneiro_events::{
     presence::{Presence, PresenceOptions},
 };
 use options::Dialect;
-use poem::{Endpoint, EndpointExt, Request, Response, Route, RouteMethod, get, http::StatusCode, post};
+use poem::{Endpoint, EndpointExt, Request, Response, Route, RouteMethod, get, post};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
@@ -248,13 +248,10 @@ impl Endpoint for Socket {
         let caller = Box::new(Caller::of(&request, &self.ctx.settings));
         let source = caller.token.as_ref().map(|(_, source)| *source);
         if !handshake::is_origin_allowed(&request, &self.ctx.settings, source) {
-            session::rejected("origin", Close::ORIGIN);
-            let refusal = poem::Error::from_string("pages of this origin may not connect", StatusCode::FORBIDDEN);
-            return Err(ApiError::from_poem(&refusal).into());
+            return Err(session::rejected("origin", http::forbidden("pages of this origin may not connect")).into());
         }
         if !self.ctx.address_handshakes.admit(&caller.address, Instant::now()) {
-            session::rejected("address_rate", Close::RATE_LIMIT);
-            return Err(ApiError::rate_limited(Duration::from_secs(1)).into());
+            return Err(session::rejected("address_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
         }
         self.ctx.counters.handshakes[self.dialect as usize].increment(1);
         let upgrade = request.extensions().get::<Upgrade>().cloned();

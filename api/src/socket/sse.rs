@@ -5,11 +5,11 @@
 use super::{
     SocketContext,
     access::{Access, access},
-    channels::{SHARED, user_channel},
+    channels::{SHARED, kind_named, user_channel},
     close::Close,
     conn::Conn,
     delivery::frame_of,
-    encode::{Encoding, Form},
+    encode::{Encoding, Form, Kind},
     handshake::{self, Caller},
     http,
     hub::Membership,
@@ -88,8 +88,10 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
     let (channels, refused) = channels(&ctx, &caller, &claims).await?;
+    let muted = muted(&caller, &claims);
     let hello = if refused.is_empty() { Bytes::new() } else { hello(&channels, &refused) };
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
+    conn.mute(&muted);
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
         return Err(rejected("user_connections", ApiError::rate_limited(Duration::from_secs(5))).into());
@@ -154,7 +156,7 @@ async fn channels(
             refused.push(channel);
             continue;
         }
-        if name == SHARED[0] && !channels.contains(&own) {
+        if own_kind(name).is_some() && !channels.contains(&own) {
             channels.push(own.clone());
         }
         if !channels.contains(&channel) {
@@ -170,6 +172,23 @@ async fn channels(
         }
         _ => Ok((channels, refused)),
     }
+}
+
+/// The kind of event on one's own channel that a name stands for.
+fn own_kind(name: &str) -> Option<Kind> {
+    kind_named(name).filter(|kind| *kind != Kind::Alert)
+}
+
+/// What comes on one's own channel and was not asked for, where one or more kinds of it were asked for by name, and not the channel itself.
+fn muted(caller: &Caller, claims: &Claims) -> Vec<Kind> {
+    let wanted = caller.parameter("channels").unwrap_or_default();
+    let own = user_channel(&claims.user_id);
+    let names = || wanted.split(',').map(str::trim);
+    if names().all(|name| own_kind(name).is_none()) || names().any(|name| name == own.as_str()) {
+        return Vec::new();
+    }
+    let is_muted = |kind: &Kind| names().all(|name| own_kind(name) != Some(*kind));
+    [Kind::Notification, Kind::Order, Kind::Material].into_iter().filter(is_muted).collect()
 }
 
 /// `channel=epoch:offset,..`
@@ -192,20 +211,34 @@ impl Stream {
             None => Form::Raw,
         };
         let encoding = Encoding { form, with_position: true, with_progress: true };
-        let is_resuming = last.contains_key(&channel);
-        if !is_resuming && SHARED.contains(&name) {
-            let joined = self.ctx.hub.join_live(&channel, &self.conn, encoding).await;
-            let (membership, sent) = joined.map_err(|error| http::failed(&error))?;
-            self.positions.insert(channel, sent);
-            self.memberships.push(membership);
-            return Ok(());
+        let (is_shared, is_resuming) = (SHARED.contains(&name), last.contains_key(&channel));
+        if is_shared && !is_resuming {
+            return self.join_live(channel, encoding).await;
         }
-        let joined = self.ctx.hub.join(&channel, &self.conn, encoding).await;
-        let (membership, dispatched) = joined.map_err(|error| http::failed(&error))?;
+        let (membership, dispatched) = match self.ctx.hub.join(&channel, &self.conn, encoding).await {
+            // The others are worth having without it, and what is lost until it is back is told then.
+            Err(EventError::ShardAway(_)) if is_shared => {
+                self.positions.extend(last.get_key_value(&channel).map(|(name, place)| (name.clone(), place.clone())));
+                return self.join_live(channel, encoding).await;
+            }
+            joined => joined.map_err(|error| http::failed(&error))?,
+        };
         let sent = last.get(&channel).cloned().unwrap_or(dispatched);
         // Not where the queue ends but where it begins: ids are told as frames leave.
         self.positions.insert(channel, sent.clone());
         self.behind.push_back(Behind { membership, encoding, sent, is_resuming });
+        Ok(())
+    }
+
+    /// Without what was before.
+    async fn join_live(&mut self, channel: ChannelName, encoding: Encoding) -> Result<(), ApiError> {
+        let joined = self.ctx.hub.join_live(&channel, &self.conn, encoding).await;
+        let (membership, sent) = joined.map_err(|error| http::failed(&error))?;
+        // While its shard is away nobody knows where it stands.
+        if membership.is_attached() {
+            self.positions.insert(channel, sent);
+        }
+        self.memberships.push(membership);
         Ok(())
     }
 
@@ -221,7 +254,7 @@ impl Stream {
         }
         let now = clock::unix_millis();
         for event in &history.publications {
-            if let Some(frame) = frame_of(event, behind.encoding, now, &mut |_| true) {
+            if let Some(frame) = frame_of(event, behind.encoding, now, &mut |event| self.conn.hears(event.kind())) {
                 self.write(&frame, out);
             }
         }

@@ -3,6 +3,7 @@
 use crate::{
     node::{Node, settings, token},
     redis::PATIENCE,
+    rest::{event, first_id, stream},
     servers::{builder, cli, cluster, eventually, shard, subscriber},
 };
 use fred::{
@@ -85,11 +86,19 @@ async fn who_joined_while_a_shard_was_away_for_this_process_alone_is_told_what_t
     let user = (1..).find(|user| shard(&user_channel(&(*user).into())) != lost).unwrap();
     let mut client = node.connect(&format!("/ws/notifications/?positions=1&token={}", token(user))).await;
     client.expect_nothing_more().await;
+    // Event streams begin without it, too: what is not known is not told, what the client knows is kept.
+    let query = format!("channels=alerts,user_{user}&token={}", token(user));
+    assert!(!first_id(&mut stream(&node, &query, "").await).await.contains("alerts="));
+    let known = format!("alerts={first}");
+    let mut events = stream(&node, &query, &known).await;
+    assert!(first_id(&mut events).await.contains(&known));
     let missed = other.publish(&alerts, alert(2).as_bytes()).await.unwrap();
 
     gate.open();
     let told = client.expect("resume_failed").await;
     assert_eq!((&told["channel"], &told["seq"]), (&json!("alerts"), &json!(missed.offset)));
+    let (_, told) = event(&mut events).await;
+    assert_eq!((&told["type"], &told["channel"]), (&json!("resume_failed"), &json!("alerts")));
     client.send(json!({ "type": "resume", "channel": "alerts", "epoch": first.epoch, "seq": first.offset })).await;
     assert_eq!(client.expect("resumed").await["recovered"], 1);
     assert_eq!(client.expect("alert").await["data"]["n"], 2);

@@ -399,6 +399,7 @@ async fn limits_are_kept() {
     let mut second = node.connect(&auth).await;
     assert_eq!(second.closed().await.0, 4009);
     first.expect("image_update").await;
+    let begun = std::time::Instant::now();
     for _ in 0..100 {
         // The connection may end while these are on their way.
         let _ = futures::SinkExt::send(
@@ -411,7 +412,9 @@ async fn limits_are_kept() {
     while first.json().await["type"] == "pong" {
         answers += 1;
     }
-    assert!((3..100).contains(&answers), "{answers} of 100");
+    // Three at once, and one a second.
+    let most = 3 + begun.elapsed().as_secs() + 1;
+    assert!((3..=most).contains(&answers), "{answers} of 100");
     assert_eq!(first.closed().await.0, 4029);
     let refused = async {
         for _ in 0..100 {

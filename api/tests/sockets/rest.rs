@@ -42,7 +42,7 @@ async fn publishing_needs_the_scope_and_names_what_is_wrong() {
 }
 
 /// The lines of an event stream behind its head.
-async fn stream(node: &Node, query: &str, last: &str) -> BufReader<TcpStream> {
+pub(crate) async fn stream(node: &Node, query: &str, last: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(node.addr).await.unwrap();
     let request = format!("GET /api/v1/events?{query} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {last}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -57,7 +57,7 @@ async fn stream(node: &Node, query: &str, last: &str) -> BufReader<TcpStream> {
     reader
 }
 
-async fn event(reader: &mut BufReader<TcpStream>) -> (String, serde_json::Value) {
+pub(crate) async fn event(reader: &mut BufReader<TcpStream>) -> (String, serde_json::Value) {
     let reading = async {
         let mut id = String::new();
         loop {
@@ -101,6 +101,42 @@ async fn event_streams_resume_every_channel() {
     assert_eq!(node.http("GET", "/api/v1/events", "nonsense", "").await.0, 401);
 }
 
+/// The id that a stream begins with; it tells no event.
+pub(crate) async fn first_id(reader: &mut BufReader<TcpStream>) -> String {
+    let mut record = String::new();
+    let reading = async {
+        while !record.ends_with("\n\n") {
+            assert!(reader.read_line(&mut record).await.unwrap() > 0, "the stream ended");
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("a record in time");
+    assert!(!record.contains("data"), "an event: {record}");
+    record.trim_end().rsplit_once("id: ").unwrap().1.to_owned()
+}
+
+/// Of what comes on one's own channel, the kinds that were asked for.
+#[tokio::test]
+async fn an_event_stream_of_orders_brings_orders() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let notification = |n: u64| json!({ "type": "notification", "user_id": 1, "data": { "title": "t", "n": n } });
+    let order = |n: u64| json!({ "type": "order_update", "user_id": 1, "data": { "n": n } });
+    let query = format!("channels=alerts,orders&token={}", token(1));
+    let mut first = stream(&node, &query, "").await;
+    let id = first_id(&mut first).await;
+    node.publish(json!([notification(1), order(2)])).await;
+    assert_eq!(event(&mut first).await.1["data"]["n"], 2);
+    let mut second = stream(&node, &query, &id).await;
+    assert_eq!(event(&mut second).await.1["data"]["n"], 2, "of the past, too");
+    // With the channel itself comes everything.
+    let mut all = stream(&node, &format!("channels=orders,user_1&token={}", token(1)), "").await;
+    first_id(&mut all).await;
+    node.publish(json!([notification(3), order(4)])).await;
+    for (reader, n) in [(&mut first, 4), (&mut second, 4), (&mut all, 3)] {
+        assert_eq!(event(reader).await.1["data"]["n"], n);
+    }
+}
+
 /// Whoever is cut off before the first event goes on from where the stream began.
 #[tokio::test]
 async fn an_event_stream_begins_with_where_its_channels_stand() {
@@ -109,20 +145,9 @@ async fn an_event_stream_begins_with_where_its_channels_stand() {
     let edited = |n: u64| json!({ "type": "edited", "channel": "post_1", "data": { "n": n } });
     node.publish(edited(1)).await;
     let query = format!("channels=post_1,post_2&token={}", token(1));
-    let mut first = stream(&node, &query, "").await;
-    let mut record = String::new();
-    tokio::time::timeout(PATIENCE, async {
-        while !record.ends_with("\n\n") {
-            assert!(first.read_line(&mut record).await.unwrap() > 0, "the stream ended");
-        }
-    })
-    .await
-    .expect("a record in time");
-    let (_, id) = record.trim_end().rsplit_once("id: ").unwrap();
-    assert!(!record.contains("data"), "an event: {record}");
-    drop(first);
+    let id = first_id(&mut stream(&node, &query, "").await).await;
     node.publish(edited(2)).await;
-    let mut second = stream(&node, &query, id).await;
+    let mut second = stream(&node, &query, &id).await;
     assert_eq!(event(&mut second).await.1["data"]["n"], 2, "after {id}");
 }
 

@@ -124,7 +124,8 @@ fn refuse_unknown(
     env: &BTreeMap<String, String>,
     errors: &mut Vec<String>,
 ) {
-    for name in env.keys().filter(|name| known.iter().all(|(known, ..)| known != *name)) {
+    let ours = env.iter().filter(|(name, text)| !text.is_empty() && !is_of_a_service(name)).map(|(name, _)| name);
+    for name in ours.filter(|name| known.iter().all(|(known, ..)| known != *name)) {
         let section = table.keys().find(|section| {
             name.strip_prefix("ONEIRO_")
                 .and_then(|rest| rest.strip_prefix(&section.to_uppercase()))
@@ -134,6 +135,14 @@ fn refuse_unknown(
             errors.push(format!("{name}: [{section}] has no key of this name that a variable can set"));
         }
     }
+}
+
+/// Whether Kubernetes sets it by itself, for a service whose name begins like ours: `ONEIRO_REDIS_PORT_6379_TCP_ADDR`.
+fn is_of_a_service(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
 }
 
 fn parse_as(default: &Value, text: &str) -> Result<Value, &'static str> {

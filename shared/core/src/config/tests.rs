@@ -68,7 +68,16 @@ fn a_variable_that_names_no_key_is_refused_and_those_of_others_are_not() {
         let errors = with(name).unwrap_err().to_string();
         assert!(errors.contains(name), "{name} is missing from: {errors}");
     }
-    for name in ["ONEIRO_URL", "ONEIRO_TEST_SCALE", "ONEIRO_WORKERS", "UPLOADS_MAX_IMGS"] {
+    // Those of other sections, and what Kubernetes sets for services of such names.
+    for name in [
+        "ONEIRO_URL",
+        "ONEIRO_TEST_SCALE",
+        "ONEIRO_WORKERS",
+        "UPLOADS_MAX_IMGS",
+        "ONEIRO_REDIS_SERVICE_HOST",
+        "ONEIRO_WS_PORT_8001_TCP_ADDR",
+        "ONEIRO_WS_PORT",
+    ] {
         with(name).unwrap_or_else(|errors| panic!("{name} is not ours: {errors}"));
     }
 }
