@@ -8,6 +8,7 @@
 
 import type { CloseInfo, SocketLike } from "./connection-types.js";
 import { isObject, isString, parseJson } from "./json.js";
+import type { SincePoint } from "./wire/extensions.js";
 
 /** The server beats every 30 s; this is its own measure of a dead client. */
 const SILENCE_MS = 75_000;
@@ -18,12 +19,12 @@ const IMPLICIT = ["notifications", "alerts", "orders", "materials"];
 /** What a refused request means as a close code; all else counts as a broken connection. */
 const REFUSALS: { readonly [status: number]: number } = { 401: 4001, 403: 4003, 429: 4029, 503: 1013 };
 
-interface Position {
-  readonly epoch: string;
-  readonly offset: number;
-}
-
 type Sent = { readonly type?: unknown; readonly [name: string]: unknown };
+
+function pointOf(position: string): SincePoint {
+  const at = position.lastIndexOf(":");
+  return { epoch: position.slice(0, at), offset: Number(position.slice(at + 1)) };
+}
 
 /** A stream of `url` (`http:` or `https:`) that looks like a WebSocket of dialect N. */
 export class EventStreamSocket implements SocketLike {
@@ -37,8 +38,8 @@ export class EventStreamSocket implements SocketLike {
   private readonly positions = new Map<string, string>();
   /** Channels that the next stream continues from elsewhere, or is without: what the present one tells of them is void. */
   private readonly moved = new Set<string>();
-  /** What is to be told, oldest first, once the stream has what was asked for. */
-  private answers: object[] = [];
+  /** Make what is to be told, oldest first, once the stream has what was asked for. */
+  private answers: (() => object)[] = [];
   private request: AbortController | null = null;
   private isOpen = false;
   private isOver = false;
@@ -63,17 +64,17 @@ export class EventStreamSocket implements SocketLike {
     switch (sent.type) {
       case "ping":
         if (Date.now() - this.heardAtMs > SILENCE_MS) return;
-        this.answer({ type: "pong", timestamp: sent["timestamp"] ?? new Date().toISOString() });
+        this.answer(() => ({ type: "pong", timestamp: sent["timestamp"] ?? new Date().toISOString() }));
         return;
       case "subscribe":
         if (sent["mode"] === "replace") this.leave([...this.channels].filter((channel) => !named.includes(channel)));
         for (const channel of named) this.channels.add(channel);
         this.continueFrom(named, sent["since"]);
-        this.answer({ type: "subscription_success", channels: named });
+        this.answer(() => ({ type: "subscription_success", channels: named, positions: this.positionsOf(named) }));
         break;
       case "unsubscribe":
         this.leave(named);
-        this.answer({ type: "unsubscribed", channels: named });
+        this.answer(() => ({ type: "unsubscribed", channels: named }));
         break;
       case "resume":
         if (typeof sent["channel"] !== "string") return;
@@ -105,15 +106,21 @@ export class EventStreamSocket implements SocketLike {
   private continueFrom(channels: readonly string[], since: unknown): void {
     if (typeof since !== "object" || since === null) return;
     for (const channel of channels) {
-      const { epoch, offset } = ("epoch" in since ? since : ((since as Sent)[channel] ?? {})) as Partial<Position>;
+      const { epoch, offset } = ("epoch" in since ? since : ((since as Sent)[channel] ?? {})) as Partial<SincePoint>;
       if (epoch === undefined || offset === undefined) continue;
       this.positions.set(channel, `${epoch}:${offset}`);
       this.moved.add(channel);
     }
   }
 
-  private answer(frame: object): void {
-    this.answers.push(frame);
+  /** Where `channels` stand, as a server tells it: what a client that sees no event of them resumes from. */
+  private positionsOf(channels: readonly string[]): { readonly [channel: string]: SincePoint } {
+    const told = [...this.positions].filter(([channel]) => channels.includes(channel));
+    return Object.fromEntries(told.map(([channel, position]) => [channel, pointOf(position)]));
+  }
+
+  private answer(make: () => object): void {
+    this.answers.push(make);
     // As from a server: never before the sender has returned.
     queueMicrotask(() => this.tellAnswers());
   }
@@ -121,7 +128,7 @@ export class EventStreamSocket implements SocketLike {
   /** An accepted request alone proves nothing: there are proxies that cut its response at once. */
   private tellAnswers(): void {
     if (this.isChanged || !this.hasBegun) return;
-    for (const answer of this.answers.splice(0)) this.tell(JSON.stringify(answer));
+    for (const make of this.answers.splice(0)) this.tell(JSON.stringify(make()));
   }
 
   private tell(data: string): void {

@@ -9,6 +9,7 @@ import {
   type ConnectionStatus,
   type NotificationsEvent,
   type NotificationsOptions,
+  type SubscriptionSuccessFrame,
 } from "../src/index.js";
 import { first, webSocket, type Frame } from "./socket-server.js";
 
@@ -164,6 +165,25 @@ describe("the event stream in place of a WebSocket", () => {
     write(stream, 6, "user_7");
     await sixth;
     assert.deepEqual(seen, [5, 6]);
+  });
+
+  it("resumes a channel in which nothing has happened from where the stream said that it stood", async () => {
+    const quiet = "id: post_1=e1:4,post_2=:0\n\n";
+    const server = await startStreams({ begins: [BEAT, quiet] });
+    const socket = connect(server.origin);
+    await inState(socket, ConnectionState.Open);
+    await server.next();
+    const told = first<SubscriptionSuccessFrame>((listener) => socket.on("subscription_success", listener));
+    socket.subscribe(["post_1", "post_2"]);
+    const { response } = await server.next();
+    assert.deepEqual((await told).positions, { post_1: { epoch: "e1", offset: 4 }, post_2: { epoch: "", offset: 0 } });
+    response.destroy();
+    await server.next();
+    const again = await server.next();
+    assert.deepEqual(continuedFrom(again), { post_1: "e1:4", post_2: ":0" });
+    const fifth = numbered(socket, 5);
+    write(again, 5);
+    await fifth;
   });
 
   it("is not opened anew before it has told where its channels stand", async () => {
