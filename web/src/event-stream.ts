@@ -16,10 +16,17 @@ const SILENCE_MS = 75_000;
 /** What every user gets where no channels are named. */
 const IMPLICIT = ["notifications", "alerts", "orders", "materials"];
 
+/** Each of these brings the user's own channel along, whose name only the server knows. */
+const OF_OWN_CHANNEL = ["notifications", "orders", "materials"];
+
 /** What a refused request means as a close code; all else counts as a broken connection. */
 const REFUSALS: { readonly [status: number]: number } = { 401: 4001, 403: 4003, 429: 4029, 503: 1013 };
 
 type Sent = { readonly type?: unknown; readonly [name: string]: unknown };
+
+function isOwnChannel(channel: string): boolean {
+  return channel.startsWith("user_");
+}
 
 function pointOf(position: string): SincePoint {
   const at = position.lastIndexOf(":");
@@ -61,6 +68,7 @@ export class EventStreamSocket implements SocketLike {
   send(data: string): void {
     const sent = JSON.parse(data) as Sent;
     const named = (Array.isArray(sent["channels"]) ? sent["channels"] : []) as string[];
+    const isInStream = named.every((name) => IMPLICIT.includes(name) && this.channels.has(name));
     switch (sent.type) {
       case "ping":
         if (Date.now() - this.heardAtMs > SILENCE_MS) return;
@@ -71,6 +79,8 @@ export class EventStreamSocket implements SocketLike {
         for (const channel of named) this.channels.add(channel);
         this.continueFrom(named, sent["since"]);
         this.answer(() => ({ type: "subscription_success", channels: named, positions: this.positionsOf(named) }));
+        // What every user has is never refused: a stream that was asked for it has it.
+        if (isInStream && sent["mode"] !== "replace" && sent["since"] === undefined) return;
         break;
       case "unsubscribe":
         this.leave(named);
@@ -115,7 +125,9 @@ export class EventStreamSocket implements SocketLike {
 
   /** Where `channels` stand, as a server tells it: what a client that sees no event of them resumes from. */
   private positionsOf(channels: readonly string[]): { readonly [channel: string]: SincePoint } {
-    const told = [...this.positions].filter(([channel]) => channels.includes(channel));
+    const isOwnAmong = channels.some((channel) => OF_OWN_CHANNEL.includes(channel));
+    const isAmong = (channel: string): boolean => channels.includes(channel) || (isOwnAmong && isOwnChannel(channel));
+    const told = [...this.positions].filter(([channel]) => isAmong(channel));
     return Object.fromEntries(told.map(([channel, position]) => [channel, pointOf(position)]));
   }
 

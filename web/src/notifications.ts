@@ -53,6 +53,8 @@ export class NotificationsSocket extends ReplayingSocket<
   /** Implicit channels that were unsubscribed. */
   private readonly unwanted = new Set<string>();
   private isNarrowed = false;
+  /** What {@link locate} asked for, as one text, until it is answered. */
+  private located: string | null = null;
 
   constructor(options: NotificationsOptions) {
     super(dialect(options), options);
@@ -124,14 +126,31 @@ export class NotificationsSocket extends ReplayingSocket<
     if (frame.type === "subscription_success") {
       // A channel where nothing has happened yet is resumed from here; one that was left meanwhile is not.
       for (const [channel, { epoch, offset }] of Object.entries(frame.positions ?? {})) {
-        if (this.wanted.has(channel)) this.replay.joined(channel, { epoch, seq: offset });
+        if (this.isFollowed(channel)) this.replay.joined(channel, { epoch, seq: offset });
+      }
+      if (frame.channels.join() === this.located) {
+        this.located = null;
+        return "hidden";
       }
     }
     return super.judge(frame);
   }
 
+  /**
+   * Asks where the channels stand that the connection came with: the server tells it only of those that are subscribed, and
+   * what is published during a break in one that had told no event could not be asked for.
+   */
+  private locate(): void {
+    const channels = [...IMPLICIT].filter((channel) => this.isFollowed(channel));
+    // Before all else of this connection, so that the first such answer is the one to this.
+    this.located = this.connection.send({ type: "subscribe", channels }) ? channels.join() : null;
+  }
+
   /** After a (re)connect: everything that was followed before, each from where it was left. */
   protected override restore(): void {
+    this.located = null;
+    // Narrowed, it is told about what it asks for, and no more.
+    if (!this.isNarrowed) this.locate();
     const channels = [...this.wanted.keys()];
     // Implicit channels are chosen by name and replayed by `resume`; the others are joined where their point is told.
     const fresh = channels.filter((channel) => IMPLICIT.has(channel) || this.replay.point(channel) === undefined);

@@ -28,7 +28,10 @@ export abstract class ProtocolSocket<In extends { readonly type: string }, Out> 
     });
   }
 
-  /** Sees every frame before the listeners do, and says whether they get it. What is held is delivered by the subclass. */
+  /**
+   * Sees every frame before the listeners do, and says whether they get it. What is held is delivered by the subclass, what
+   * is hidden by nobody.
+   */
   protected abstract judge(frame: In): Verdict;
 
   /** Hands `frame` to the listeners of its type. */

@@ -9,8 +9,8 @@
 import type { HistoryPoint, ResumedFrame, ResumeFailedFrame } from "./wire/extensions.js";
 import type { Positioned } from "./wire/frame.js";
 
-/** What to do with an event. */
-export type Verdict = "deliver" | "stale" | "held";
+/** What to do with an event, or with an answer, which is `hidden` where the application did not ask. */
+export type Verdict = "deliver" | "stale" | "held" | "hidden";
 
 /** Most that is held back of one channel; a replay that lets more pile up is given up. */
 const MAX_HELD = 10_000;
@@ -18,6 +18,8 @@ const MAX_HELD = 10_000;
 interface Pending<Event> {
   /** Replays asked for and not yet answered. */
   asked: number;
+  /** From where, as far as it is known. */
+  start: HistoryPoint | undefined;
   /** The last event of the replay, once the server has announced it; `null` before. */
   end: HistoryPoint | null;
   held: Event[];
@@ -43,7 +45,9 @@ export class Replay<Event extends Positioned> {
     if (this.isOld(channel, { epoch, seq })) return "stale";
     const pending = this.pending.get(channel);
     const isReplayed = pending?.end?.epoch === epoch && seq <= pending.end.seq;
-    if (pending !== undefined && !isReplayed && !pending.isGivenUp) {
+    // What waited for the user from before the replay's start is older than all of it, and does not come again with it.
+    const isEarlier = pending?.start?.epoch === epoch && seq <= pending.start.seq;
+    if (pending !== undefined && !isReplayed && !isEarlier && !pending.isGivenUp) {
       pending.held.push(event);
       return "held";
     }
@@ -53,7 +57,7 @@ export class Replay<Event extends Positioned> {
 
   /** A replay of `channel` was asked for. Every call must be followed by one of {@link finish} or {@link abandon}. */
   begin(channel: string): void {
-    const pending = this.pending.get(channel) ?? { asked: 0, end: null, held: [], isGivenUp: false };
+    const pending = this.pending.get(channel) ?? { asked: 0, start: this.point(channel), end: null, held: [], isGivenUp: false };
     pending.asked += 1;
     pending.isGivenUp = false;
     this.pending.set(channel, pending);

@@ -186,6 +186,20 @@ describe("the event stream in place of a WebSocket", () => {
     await fifth;
   });
 
+  it("resumes what every user has from where the stream said that it stood, without opening it twice to ask", async () => {
+    const server = await startStreams({ begins: ["id: alerts=e1:3,user_7=e1:9\n\n"] });
+    const socket = connect(server.origin);
+    const told: unknown[] = [];
+    socket.on("subscription_success", (frame) => told.push(frame));
+    await inState(socket, ConnectionState.Open);
+    const { response } = await server.next();
+    await first((listener) => socket.on("pong", listener));
+    response.destroy();
+    assert.deepEqual(continuedFrom(await server.next()), {});
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3", user_7: "e1:9" });
+    assert.deepEqual(told, []);
+  });
+
   it("is not opened anew before it has told where its channels stand", async () => {
     const server = await startStreams({ begins: [""] });
     const socket = connect(server.origin);

@@ -23,9 +23,15 @@ async function opened(options: Partial<NotificationsOptions> = {}): Promise<{ so
   return { socket, peer: await opening(socket) };
 }
 
-/** The next connection, once the socket knows that it is open and its first ping is read. */
-async function opening(socket: NotificationsSocket): Promise<Peer> {
+/** What every user gets without asking, and `left` that was taken away. */
+function implicitBut(...left: readonly string[]): readonly string[] {
+  return ["notifications", "alerts", "orders", "materials"].filter((channel) => !left.includes(channel));
+}
+
+/** The next connection, once the socket knows that it is open and has asked where `asked` stand. */
+async function opening(socket: NotificationsSocket, asked = implicitBut()): Promise<Peer> {
   const peer = await server.peer();
+  if (asked.length > 0) assert.deepEqual(await peer.frame(), { type: "subscribe", channels: asked });
   if (socket.status.state !== ConnectionState.Open) {
     await first<ConnectionStatus>((listener) => socket.onStatus(listener), ({ state }) => state === ConnectionState.Open);
   }
@@ -110,7 +116,7 @@ describe("NotificationsSocket", () => {
     socket.unsubscribe(["orders"]);
     assert.deepEqual(await peer.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["orders"] });
     peer.cut();
-    const again = await opening(socket);
+    const again = await opening(socket, implicitBut("orders"));
     assert.deepEqual(await again.frameOf("unsubscribe"), { type: "unsubscribe", channels: ["orders"] });
     socket.subscribe(["orders"]);
     again.cut();
@@ -191,6 +197,38 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await delivered(socket, again, [edited(92, "user_1", "e2")]), [92]);
   });
 
+  it("resumes what every user has from where it stood, with no event seen and no answer told", async () => {
+    const { socket, peer } = await opened();
+    const told: unknown[] = [];
+    socket.on("subscription_success", (frame) => told.push(frame));
+    socket.subscribe(["alerts"]);
+    const positions = { alerts: { epoch: "e1", offset: 4 }, orders: { epoch: "", offset: 0 } };
+    const own = { type: "subscription_success", channels: implicitBut(), positions };
+    const asked = { type: "subscription_success", channels: ["alerts"] };
+    await delivered(socket, peer, [own, asked, own]);
+    // Asked once: the next one of the kind is an answer to the application.
+    assert.deepEqual(told, [asked, own]);
+    peer.cut();
+    const again = await opening(socket);
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["alerts"] });
+    assert.deepEqual(await again.frame(), { type: "resume", channel: "alerts", epoch: "e1", seq: 4 });
+    assert.deepEqual(await again.frame(), { type: "resume", channel: "orders", epoch: "", seq: 0 });
+    const later = { ...own, positions: { alerts: { epoch: "e1", offset: 6 } } };
+    const resumed = { type: "resumed", channel: "alerts", epoch: "e1", seq: 6, recovered: 2 };
+    assert.deepEqual(await delivered(socket, again, [later, resumed, edited(5, "alerts"), edited(6, "alerts")]), [5, 6]);
+  });
+
+  it("does not ask where anything stands once it is narrowed, nor note what it was narrowed from", async () => {
+    const { socket, peer } = await opened();
+    socket.narrowTo(["kept"]);
+    const positions = { orders: { epoch: "e1", offset: 4 } };
+    await delivered(socket, peer, [{ type: "subscription_success", channels: implicitBut(), positions }]);
+    peer.cut();
+    const again = await opening(socket, []);
+    assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["kept"], mode: "replace" });
+    assert.deepEqual(await again.frame(), { type: "ping" });
+  });
+
   it("puts the missed events before those that came meanwhile", async () => {
     const { socket, peer } = await opened();
     assert.deepEqual(await delivered(socket, peer, [edited(3, "user_1")]), [3]);
@@ -231,7 +269,7 @@ describe("NotificationsSocket", () => {
     // It was on its way.
     await delivered(socket, peer, [edited(5, "left")]);
     peer.cut();
-    const again = await opening(socket);
+    const again = await opening(socket, []);
     const since = { epoch: "e1", offset: 4 };
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: [], mode: "replace" });
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["kept"], since });
@@ -247,7 +285,7 @@ describe("NotificationsSocket", () => {
     socket.narrowTo([]);
     socket.subscribe(["a", "orders"]);
     peer.cut();
-    const again = await opening(socket);
+    const again = await opening(socket, []);
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["a", "orders"], mode: "replace" });
     assert.deepEqual(await again.frame(), { type: "ping" });
   });

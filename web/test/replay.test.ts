@@ -33,6 +33,17 @@ describe("a replay", () => {
     assert.deepEqual(replay.point("c"), { epoch: "e", seq: 11 });
   });
 
+  it("lets through at once what came before the place that is resumed from, and was not delivered", () => {
+    const replay = new Replay();
+    replay.joined("c", { epoch: "e", seq: 4 });
+    replay.begin("c");
+    const unread = [at(3), at(4), at(5)].map((event) => replay.judge(event));
+    assert.deepEqual(unread, ["deliver", "deliver", "held"]);
+    replay.resumed(announced(5));
+    assert.equal(replay.judge(at(5)), "deliver");
+    assert.deepEqual(replay.finish("c"), []);
+  });
+
   it("puts in order what it held back", () => {
     const replay = new Replay();
     replay.begin("c");
