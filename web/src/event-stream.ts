@@ -13,6 +13,9 @@ import type { SincePoint } from "./wire/extensions.js";
 /** The server beats every 30 s; this is its own measure of a dead client. */
 const SILENCE_MS = 75_000;
 
+/** A server tells at once where its channels stand, but an older one sends nothing before its first event or beat. */
+const BEGIN_MS = 3_000;
+
 /** What every user gets where no channels are named. */
 const IMPLICIT = ["notifications", "alerts", "orders", "materials"];
 
@@ -52,8 +55,9 @@ export class EventStreamSocket implements SocketLike {
   private isOver = false;
   /** The stream is not what was asked for any more. */
   private isChanged = false;
-  /** The stream's first record has come, by which the server tells where its channels stand. */
+  /** The stream's first record has come, by which the server tells where its channels stand, or was waited for long enough. */
   private hasBegun = false;
+  private beginTimer: ReturnType<typeof setTimeout> | undefined;
   private heardAtMs = 0;
 
   constructor(
@@ -99,6 +103,7 @@ export class EventStreamSocket implements SocketLike {
 
   close(): void {
     this.isOver = true;
+    clearTimeout(this.beginTimer);
     this.request?.abort();
   }
 
@@ -158,6 +163,7 @@ export class EventStreamSocket implements SocketLike {
   }
 
   private async open(): Promise<void> {
+    clearTimeout(this.beginTimer);
     this.request?.abort();
     const request = new AbortController();
     this.request = request;
@@ -176,6 +182,7 @@ export class EventStreamSocket implements SocketLike {
         return;
       }
       this.heardAtMs = Date.now();
+      this.beginTimer = setTimeout(() => this.begin(), BEGIN_MS);
       if (!this.isOpen) {
         this.isOpen = true;
         this.onopen?.({});
@@ -205,6 +212,7 @@ export class EventStreamSocket implements SocketLike {
 
   private begin(): void {
     if (this.hasBegun) return;
+    clearTimeout(this.beginTimer);
     this.hasBegun = true;
     this.tellAnswers();
     this.reopenSoon();

@@ -266,6 +266,14 @@ describe("the event stream in place of a WebSocket", () => {
     });
   }
 
+  it("answers after a while where a server sends nothing before its first event", async () => {
+    const server = await startStreams({ begins: [""] });
+    const socket = connect(server.origin, { heartbeatTimeoutMs: 6_000 });
+    // Were it not answered, the connection would break at the first ping.
+    await first((listener) => socket.on("pong", listener));
+    assert.equal(socket.status.state, ConnectionState.Open);
+  });
+
   it("tries a WebSocket again when the stream breaks, and then the stream", async () => {
     const server = await startStreams();
     const socket = connect(server.origin);
