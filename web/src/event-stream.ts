@@ -91,7 +91,7 @@ export class EventStreamSocket implements SocketLike {
         this.answer(() => ({ type: "unsubscribed", channels: named }));
         break;
       case "resume":
-        if (typeof sent["channel"] !== "string") return;
+        if (typeof sent["channel"] !== "string" || !this.isAskedFor(sent["channel"])) return;
         this.continueFrom([sent["channel"]], { epoch: sent["epoch"], offset: sent["seq"] });
         break;
       default:
@@ -108,14 +108,19 @@ export class EventStreamSocket implements SocketLike {
   }
 
   private leave(channels: readonly string[]): void {
-    for (const channel of channels) {
-      // Alerts reach everybody.
-      if (channel === "alerts") continue;
-      this.channels.delete(channel);
+    // Alerts reach everybody.
+    for (const channel of channels) if (channel !== "alerts") this.channels.delete(channel);
+    for (const channel of [...channels, ...this.positions.keys()]) {
+      if (this.isAskedFor(channel)) continue;
       // Joined again, it begins anew: what comes meanwhile is not to be replayed.
       this.positions.delete(channel);
       this.moved.add(channel);
     }
+  }
+
+  private isAskedFor(channel: string): boolean {
+    const isBrought = isOwnChannel(channel) && OF_OWN_CHANNEL.some((name) => this.channels.has(name));
+    return isBrought || this.channels.has(channel);
   }
 
   private continueFrom(channels: readonly string[], since: unknown): void {

@@ -234,6 +234,21 @@ describe("the event stream in place of a WebSocket", () => {
     assert.deepEqual(continuedFrom(last), { alerts: "e1:3" });
   });
 
+  it("goes on with the user's own channel where it stands once it is joined again", async () => {
+    const stands = "id: alerts=e1:3,user_7=e1:9\n\n";
+    const server = await startStreams({ begins: [stands, stands, "id: alerts=e1:3\n\n", stands] });
+    const socket = connect(server.origin);
+    await inState(socket, ConnectionState.Open);
+    await server.next();
+    socket.unsubscribe(["notifications", "orders"]);
+    // It comes with materials, too.
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3", user_7: "e1:9" });
+    socket.unsubscribe(["materials"]);
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3" });
+    socket.subscribe(["notifications"]);
+    assert.deepEqual(continuedFrom(await server.next()), { alerts: "e1:3" });
+  });
+
   it("answers once a stream that has what was asked for lives", async () => {
     const server = await startStreams({ begins: [BEAT, ""] });
     const socket = connect(server.origin);
