@@ -181,7 +181,9 @@ export class EventStreamSocket implements SocketLike {
       const last = [...this.positions].map(([channel, position]) => `${channel}=${position}`).join(",");
       const headers = { Authorization: `Bearer ${this.token}`, ...(last !== "" && { "Last-Event-ID": last }) };
       const response = await fetch(url, { headers, signal: request.signal, cache: "no-store" });
-      if (!response.ok || response.body === null) {
+      // A network that wants a sign-in first answers with a page of its own.
+      const isStream = response.headers.get("content-type")?.toLowerCase().startsWith("text/event-stream") === true;
+      if (!response.ok || !isStream || response.body === null) {
         const pause = response.headers.get("retry-after");
         this.end(REFUSALS[response.status] ?? 1006, pause === null ? `HTTP ${response.status}` : `retry_after=${pause}`);
         return;

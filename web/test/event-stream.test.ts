@@ -28,13 +28,13 @@ interface Streams {
 }
 
 /** A server behind a proxy that lets no WebSocket through. Its first streams begin with `begins`, all later ones with a beat. */
-async function startStreams({ status = 200, begins = [] as readonly string[] } = {}): Promise<Streams> {
+async function startStreams({ status = 200, type = "text/event-stream; charset=utf-8", begins = [] as readonly string[] } = {}): Promise<Streams> {
   const waiting: Asked[] = [];
   const takers: ((asked: Asked) => void)[] = [];
   let upgrades = 0;
   let streams = 0;
   const server = createServer((request, response) => {
-    response.writeHead(status, { "content-type": "text/event-stream" });
+    response.writeHead(status, { "content-type": type });
     response.flushHeaders();
     if (status === 200) response.write(begins[streams++] ?? BEAT);
     else response.end();
@@ -287,6 +287,15 @@ describe("the event stream in place of a WebSocket", () => {
     // Were it not answered, the connection would break at the first ping.
     await first((listener) => socket.on("pong", listener));
     assert.equal(socket.status.state, ConnectionState.Open);
+  });
+
+  it("does not take a page for a stream: attempts count", async () => {
+    const server = await startStreams({ type: "text/html" });
+    const socket = connect(server.origin);
+    const states: ConnectionState[] = [];
+    socket.onStatus(({ state }) => states.push(state));
+    await first<ConnectionStatus>((listener) => socket.onStatus(listener), (status) => status.state === ConnectionState.Waiting && status.attempt === 4);
+    assert.equal(states.includes(ConnectionState.Open), false);
   });
 
   it("tries a WebSocket again when the stream breaks, and then the stream", async () => {
