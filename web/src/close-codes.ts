@@ -35,7 +35,7 @@ export const CLOSE_CODES: readonly CloseCode[] = [
   { code: 1005, name: "no_status", action: CloseAction.Reconnect, meaning: "closed without a code" },
   { code: 1006, name: "abnormal", action: CloseAction.Reconnect, meaning: "the connection broke or could not be made" },
   { code: 1007, name: "invalid_utf8", action: CloseAction.Stop, meaning: "text that was not UTF-8" },
-  { code: 1008, name: "policy", action: CloseAction.Stop, meaning: "against the rules: this origin, or a message in too many fragments" },
+  { code: 1008, name: "policy", action: CloseAction.Stop, meaning: "a message in too many fragments" },
   { code: 1009, name: "too_big", action: CloseAction.Stop, meaning: "a message was too big" },
   { code: 1011, name: "internal", action: CloseAction.Reconnect, meaning: "the server failed" },
   { code: 1012, name: "restart", action: CloseAction.Reconnect, meaning: "the server restarts" },
