@@ -16,6 +16,10 @@ use oneiro_events::{ChannelName, Epoch, History, Position, Publication};
 /// Events in one `history` answer, unless fewer were asked for.
 const MAX_HISTORY: u64 = 100;
 
+fn count(outcome: &'static str) {
+    metrics::counter!("oneiro_ws_resumes_total", "outcome" => outcome).increment(1);
+}
+
 impl Session {
     /// `resume` in the midst of a connection: what was missed before it began to deliver.
     pub(crate) async fn on_resume(&mut self, message: &Fields<'_>) -> Result<(), Close> {
@@ -39,6 +43,12 @@ impl Session {
         let (channel, live_from) = (joined.membership.channel().clone(), joined.live_from.clone());
         // What live delivery has sent already is not sent again.
         let until = joined.membership.is_attached().then_some(&live_from);
+        if until == Some(&since) {
+            // Nothing came between. Everybody asks for several channels when they come back, and of most this is so.
+            count("resumed");
+            self.send_resumed(&channel, &since, 0);
+            return Ok(());
+        }
         let replayed = self.replay(&channel, &since, until, self.encoding(joined.form)).await?;
         if replayed.is_none() {
             self.send_resume_failed(&channel, &self.end_of(&channel).await?);
@@ -103,15 +113,12 @@ impl Session {
         until: Option<&Position>,
         encoding: Encoding,
     ) -> Result<Option<(u64, Position)>, Close> {
-        let outcome = |outcome: &'static str| {
-            metrics::counter!("oneiro_ws_resumes_total", "outcome" => outcome).increment(1);
-        };
         let mut page = self.page(channel, since).await?;
         if !page.is_complete {
-            outcome("failed");
+            count("failed");
             return Ok(None);
         }
-        outcome("resumed");
+        count("resumed");
         let end = until.unwrap_or(&page.position).clone();
         // Offsets have no holes.
         self.send_resumed(channel, &end, end.offset.saturating_sub(since.offset));
@@ -126,7 +133,7 @@ impl Session {
             page = self.page_of_what_is_left(channel, &last, true).await?;
             if !page.is_complete {
                 // Trimmed while the client took what came before.
-                outcome("failed");
+                count("failed");
             }
         }
         Ok(Some((sent, end)))
