@@ -114,6 +114,25 @@ it("notifications, alerts and custom events arrive over a WebSocket", async () =
   assert.deepEqual(ignored, []);
 });
 
+it("an alert of a break comes, though none was seen before", async () => {
+  const { webSocket, cut } = cuttable();
+  const socket = new NotificationsSocket({ token: JOHN, origin, webSocket, backoff: PAUSE });
+  after(() => socket.close());
+  const titles: string[] = [];
+  const told = first<AlertFrame>((listener) => socket.on("alert", listener));
+  socket.on("alert", (alert: AlertFrame) => titles.push(alert.data.title));
+  socket.connect();
+  await inState(socket, ConnectionState.Open);
+  // Answered behind what the client asks for by itself.
+  await subscribe(socket, ["post_1"]);
+  cut();
+  await inState(socket, ConnectionState.Waiting);
+  await publish({ type: "alert", data: { id: "6", title: "in the break", content: "c" } });
+  socket.reconnectNow();
+  await told;
+  assert.deepEqual(titles, ["in the break"]);
+});
+
 it("what was missed during a break comes once and in order, in a channel too that had told nothing yet", async () => {
   const { webSocket, cut } = cuttable();
   const socket = new NotificationsSocket({ token: ADA, origin, webSocket, backoff: PAUSE });

@@ -42,7 +42,7 @@ async fn drive(tier: Tier) -> Result<()> {
         .env("JOHN", token(&json!({ "user_id": 2, "username": "John" }), 3600)?)
         .env("PUBLISHER", token(&json!({ "user_id": 99, "scope": "publish" }), 3600)?);
     let output = node(spawn).await.with_context(|| format!("against {tier:?}"))?;
-    ensure!(output.contains("# pass 4") && output.contains("# skipped 0"), "{output}");
+    ensure!(output.contains("# pass 5") && output.contains("# skipped 0"), "{output}");
     oneiro.stop().await
 }
 
