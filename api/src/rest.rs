@@ -15,10 +15,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,18 +25,24 @@ const MOST: u64 = 1024 * 1024;
 /// How long that may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How far a body was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Untouched,
+    Begun,
+    /// It has no end.
+    Broken,
+    Over,
+}
+
 struct Shared {
-    stream: Mutex<BoxStream<'static, io::Result<Bytes>>>,
-    /// Somebody has begun to read.
-    is_begun: AtomicBool,
-    is_broken: AtomicBool,
-    /// It came to its end.
-    is_over: AtomicBool,
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    progress: Progress,
 }
 
 /// The server's hold on a body that a handler reads.
 pub(crate) struct Rest {
-    shared: Arc<Shared>,
+    shared: Arc<Mutex<Shared>>,
     /// The client sends its body only once it is asked to.
     waits: bool,
     /// Its length in bytes, where the client said it.
@@ -51,57 +54,51 @@ impl Rest {
     pub(crate) fn of(request: &mut Request) -> Self {
         let waits = request.headers().contains_key(EXPECT);
         let announced = request.header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        let stream = Mutex::new(request.take_body().into_bytes_stream().boxed());
-        let shared = Arc::new(Shared {
-            stream,
-            is_begun: AtomicBool::default(),
-            is_broken: AtomicBool::default(),
-            is_over: AtomicBool::default(),
-        });
+        let stream = request.take_body().into_bytes_stream().boxed();
+        let shared = Arc::new(Mutex::new(Shared { stream, progress: Progress::Untouched }));
         request.set_body(Body::from_bytes_stream(Lent(shared.clone())));
         Self { shared, waits, announced }
     }
 
     /// Reads and throws away what is left, where it is little. Whether that was all of it, and the connection can go on.
     pub(crate) async fn read_away(self) -> bool {
-        let is_begun = self.shared.is_begun.load(Relaxed);
-        if !is_begun && (self.waits || self.announced.is_some_and(|length| length > MOST)) {
+        let progress = || self.shared.lock().progress;
+        let is_much = self.announced.is_some_and(|length| length > MOST);
+        if progress() == Progress::Untouched && (self.waits || is_much) {
             return false;
         }
         let reading = async {
             let mut left = MOST;
-            while !self.shared.is_over.load(Relaxed) {
-                // A body that broke has no end.
-                let Some(Ok(bytes)) = poll_fn(|cx| self.shared.poll_next(cx)).await else { break };
+            while progress() != Progress::Over {
+                let Some(Ok(bytes)) = poll_fn(|cx| self.shared.lock().poll_next(cx)).await else { break };
                 let Some(less) = left.checked_sub(bytes.len() as u64) else { break };
                 left = less;
             }
-            self.shared.is_over.load(Relaxed)
+            progress() == Progress::Over
         };
         tokio::time::timeout(PATIENCE, reading).await.unwrap_or(false)
     }
 }
 
 impl Shared {
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        self.is_begun.store(true, Relaxed);
-        let polled = self.stream.lock().as_mut().poll_next(cx);
-        match polled {
-            Poll::Ready(None) if !self.is_broken.load(Relaxed) => self.is_over.store(true, Relaxed),
-            Poll::Ready(Some(Err(_))) => self.is_broken.store(true, Relaxed),
-            _ => {}
-        }
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let polled = self.stream.as_mut().poll_next(cx);
+        self.progress = match (&polled, self.progress) {
+            (Poll::Ready(Some(Err(_))), _) | (_, Progress::Broken) => Progress::Broken,
+            (Poll::Ready(None), _) => Progress::Over,
+            _ => Progress::Begun,
+        };
         polled
     }
 }
 
 /// The handler's hold on it.
-struct Lent(Arc<Shared>);
+struct Lent(Arc<Mutex<Shared>>);
 
 impl Stream for Lent {
     type Item = io::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next(cx)
+        self.0.lock().poll_next(cx)
     }
 }

@@ -6,6 +6,7 @@
  * are answered for as long as the server's own beats arrive.
  */
 
+import { IMPLICIT, isOwnChannel } from "./channels.js";
 import type { CloseInfo, SocketLike } from "./connection-types.js";
 import { isObject, isString, parseJson } from "./json.js";
 import type { SincePoint } from "./wire/extensions.js";
@@ -16,20 +17,13 @@ const SILENCE_MS = 75_000;
 /** A server tells at once where its channels stand, but an older one sends nothing before its first event or beat. */
 const BEGIN_MS = 3_000;
 
-/** What every user gets where no channels are named. */
-const IMPLICIT = ["notifications", "alerts", "orders", "materials"];
-
 /** Each of these brings the user's own channel along, whose name only the server knows. */
-const OF_OWN_CHANNEL = ["notifications", "orders", "materials"];
+const OF_OWN_CHANNEL = [...IMPLICIT].filter((channel) => channel !== "alerts");
 
 /** What a refused request means as a close code; all else counts as a broken connection. */
 const REFUSALS: { readonly [status: number]: number } = { 401: 4001, 403: 4003, 429: 4029, 503: 1013 };
 
 type Sent = { readonly type?: unknown; readonly [name: string]: unknown };
-
-function isOwnChannel(channel: string): boolean {
-  return channel.startsWith("user_");
-}
 
 function pointOf(position: string): SincePoint {
   const at = position.lastIndexOf(":");
@@ -72,7 +66,7 @@ export class EventStreamSocket implements SocketLike {
   send(data: string): void {
     const sent = JSON.parse(data) as Sent;
     const named = (Array.isArray(sent["channels"]) ? sent["channels"] : []) as string[];
-    const isInStream = named.every((name) => IMPLICIT.includes(name) && this.channels.has(name));
+    const isInStream = named.every((name) => IMPLICIT.has(name) && this.channels.has(name));
     switch (sent.type) {
       case "ping":
         if (Date.now() - this.heardAtMs > SILENCE_MS) return;

@@ -1,5 +1,6 @@
 /** Notifications, alerts, orders, materials and custom channels: dialect N over a self-healing connection. */
 
+import { IMPLICIT, isOwnChannel } from "./channels.js";
 import type { Dialect } from "./connection-types.js";
 import { EventStreamSocket } from "./event-stream.js";
 import type { Verdict } from "./replay.js";
@@ -14,9 +15,6 @@ import {
   type NotificationsEvent,
   type NotificationsServerFrame,
 } from "./wire/notifications.js";
-
-/** What every user gets without asking. */
-const IMPLICIT: ReadonlySet<string> = new Set(["notifications", "alerts", "orders", "materials"]);
 
 /** Options of {@link NotificationsSocket}. */
 export interface NotificationsOptions extends ReplayOptions {
@@ -173,7 +171,7 @@ export class NotificationsSocket extends ReplayingSocket<
 
   private isFollowed(channel: string): boolean {
     // Alerts and the user's own channel cannot be left.
-    if (this.wanted.has(channel) || channel === "alerts" || channel.startsWith("user_")) return true;
+    if (this.wanted.has(channel) || channel === "alerts" || isOwnChannel(channel)) return true;
     return IMPLICIT.has(channel) && !this.isNarrowed && !this.unwanted.has(channel);
   }
 

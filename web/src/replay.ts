@@ -87,7 +87,7 @@ export class Replay<Event extends Positioned> {
     pending.asked -= 1;
     if (pending.asked > 0) return [];
     this.pending.delete(channel);
-    return this.released(pending.held);
+    return this.released(inOrder(pending.held));
   }
 
   /**
@@ -135,8 +135,9 @@ export class Replay<Event extends Positioned> {
     return [...new Set([...this.points.keys(), ...this.floors.keys()])];
   }
 
+  /** `held`, which is in order, without what was seen meanwhile. */
   private released(held: readonly Event[]): readonly Event[] {
-    return inOrder(held).filter((event) => this.judge(event) === "deliver");
+    return held.filter((event) => this.judge(event) === "deliver");
   }
 
   private isOld(channel: string, { epoch, seq }: HistoryPoint): boolean {

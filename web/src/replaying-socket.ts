@@ -1,5 +1,6 @@
 /** What the sockets with channels have in common: they resume after a break, and acknowledge where that is wanted. */
 
+import { isOwnChannel } from "./channels.js";
 import { ConnectionState, type ConnectionOptions, type Dialect } from "./connection-types.js";
 import { ProtocolSocket } from "./protocol-socket.js";
 import { Replay, type Verdict } from "./replay.js";
@@ -129,7 +130,7 @@ export abstract class ReplayingSocket<
   /** Notes what has been heard of the inbox, and tells it a moment later: servers limit the rate of messages. */
   private acknowledge({ seq, channel }: Event): void {
     // No other channel waits for acknowledgements.
-    const isInbox = channel === undefined || channel.startsWith("user_");
+    const isInbox = channel === undefined || isOwnChannel(channel);
     if (!this.isAcking || seq === undefined || !isInbox) return;
     if (this.unacked.size === 0) setTimeout(() => this.flushAcks(), ACK_DELAY_MS);
     this.unacked.set(channel, seq);

@@ -87,11 +87,11 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
     if !ctx.user_handshakes.admit(&claims.user_id, Instant::now()) {
         return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
-    let (channels, refused) = channels(&ctx, &caller, &claims).await?;
-    let muted = muted(&caller, &claims);
+    let wanted = caller.parameter("channels").unwrap_or_default();
+    let (channels, refused) = channels(&ctx, &wanted, &claims).await?;
     let hello = if refused.is_empty() { Bytes::new() } else { hello(&channels, &refused) };
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
-    conn.mute(&muted);
+    conn.mute(&muted(&wanted, &claims));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
         return Err(rejected("user_connections", ApiError::rate_limited(Duration::from_secs(5))).into());
@@ -135,16 +135,16 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
 /// What the stream carries, and the names that it may not: one of these does not keep it from the others.
 async fn channels(
     ctx: &SocketContext,
-    caller: &Caller,
+    wanted: &str,
     claims: &Claims,
 ) -> Result<(Vec<ChannelName>, Vec<ChannelName>), ApiError> {
     let own = user_channel(&claims.user_id);
-    let Some(wanted) = caller.parameter("channels").filter(|wanted| !wanted.trim().is_empty()) else {
+    if wanted.trim().is_empty() {
         let shared = SHARED.iter().map(|name| name.parse().expect("a constant name"));
         return Ok((shared.chain([own]).collect(), Vec::new()));
-    };
+    }
     let (mut channels, mut refused): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
-    for name in wanted.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    for name in names(wanted) {
         let channel: ChannelName =
             name.parse().map_err(|_| http::wrong("channels", "must be names separated by commas"))?;
         let is_granted = match access(&channel, claims, &ctx.settings) {
@@ -174,21 +174,23 @@ async fn channels(
     }
 }
 
+fn names(wanted: &str) -> impl Iterator<Item = &str> {
+    wanted.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
 /// The kind of event on one's own channel that a name stands for.
 fn own_kind(name: &str) -> Option<Kind> {
     kind_named(name).filter(|kind| *kind != Kind::Alert)
 }
 
 /// What comes on one's own channel and was not asked for, where one or more kinds of it were asked for by name, and not the channel itself.
-fn muted(caller: &Caller, claims: &Claims) -> Vec<Kind> {
-    let wanted = caller.parameter("channels").unwrap_or_default();
+fn muted(wanted: &str, claims: &Claims) -> Vec<Kind> {
     let own = user_channel(&claims.user_id);
-    let names = || wanted.split(',').map(str::trim);
-    if names().all(|name| own_kind(name).is_none()) || names().any(|name| name == own.as_str()) {
+    let asked: Vec<Kind> = names(wanted).filter_map(own_kind).collect();
+    if asked.is_empty() || names(wanted).any(|name| name == own.as_str()) {
         return Vec::new();
     }
-    let is_muted = |kind: &Kind| names().all(|name| own_kind(name) != Some(*kind));
-    [Kind::Notification, Kind::Order, Kind::Material].into_iter().filter(is_muted).collect()
+    [Kind::Notification, Kind::Order, Kind::Material].into_iter().filter(|kind| !asked.contains(kind)).collect()
 }
 
 /// `channel=epoch:offset,..`

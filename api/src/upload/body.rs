@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
-use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
@@ -20,69 +19,69 @@ const READ_AHEAD_BYTES: u64 = 128 * 1024;
 /// can show progress.
 const MAX_UNPARSED_BYTES: u64 = 2 * 1024 * 1024;
 
-struct Shared {
-    stream: Mutex<BoxStream<'static, io::Result<Bytes>>>,
-    limit: u64,
+/// What a body and those who parse it tell each other.
+#[derive(Default)]
+pub(super) struct Progress {
     read: AtomicU64,
-    since_pause: AtomicU64,
     unparsed: AtomicU64,
     is_too_large: AtomicBool,
 }
 
-/// A handle to the body; its clones read the same stream.
-#[derive(Clone)]
-pub(super) struct LimitedBody(Arc<Shared>);
-
-impl LimitedBody {
-    pub(super) fn new(body: poem::Body, limit: u64) -> Self {
-        Self(Arc::new(Shared {
-            stream: Mutex::new(body.into_bytes_stream().boxed()),
-            limit,
-            read: AtomicU64::new(0),
-            since_pause: AtomicU64::new(0),
-            unparsed: AtomicU64::new(0),
-            is_too_large: AtomicBool::new(false),
-        }))
-    }
-
+impl Progress {
     /// The parser made progress: what it read so far was worth reading.
-    pub(super) fn note_progress(&self) {
-        self.0.unparsed.store(0, Relaxed);
+    pub(super) fn note(&self) {
+        self.unparsed.store(0, Relaxed);
     }
 
     /// Whether the body went beyond its limit.
     pub(super) fn is_too_large(&self) -> bool {
-        self.0.is_too_large.load(Relaxed)
+        self.is_too_large.load(Relaxed)
+    }
+}
+
+pub(super) struct LimitedBody {
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    limit: u64,
+    since_pause: u64,
+    progress: Arc<Progress>,
+}
+
+impl LimitedBody {
+    pub(super) fn new(body: poem::Body, limit: u64) -> Self {
+        Self { stream: body.into_bytes_stream().boxed(), limit, since_pause: 0, progress: Arc::default() }
+    }
+
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 }
 
 impl Stream for LimitedBody {
     type Item = io::Result<Bytes>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let shared = &self.0;
-        if shared.since_pause.load(Relaxed) >= READ_AHEAD_BYTES {
-            shared.since_pause.store(0, Relaxed);
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.since_pause >= READ_AHEAD_BYTES {
+            self.since_pause = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if shared.unparsed.load(Relaxed) > MAX_UNPARSED_BYTES {
+        if self.progress.unparsed.load(Relaxed) > MAX_UNPARSED_BYTES {
             return Poll::Ready(Some(Err(io::Error::other("a part's header does not end"))));
         }
-        let polled = shared.stream.lock().as_mut().poll_next(cx);
-        match polled {
+        match self.stream.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(bytes))) => {
                 let length = bytes.len() as u64;
-                shared.since_pause.fetch_add(length, Relaxed);
-                shared.unparsed.fetch_add(length, Relaxed);
-                if shared.read.fetch_add(length, Relaxed) + length > shared.limit {
-                    shared.is_too_large.store(true, Relaxed);
+                self.since_pause += length;
+                let progress = &self.progress;
+                progress.unparsed.fetch_add(length, Relaxed);
+                if progress.read.fetch_add(length, Relaxed) + length > self.limit {
+                    progress.is_too_large.store(true, Relaxed);
                     return Poll::Ready(Some(Err(io::Error::other("the body is too large"))));
                 }
                 Poll::Ready(Some(Ok(bytes)))
             }
             Poll::Pending => {
-                shared.since_pause.store(0, Relaxed);
+                self.since_pause = 0;
                 Poll::Pending
             }
             end => end,
@@ -109,13 +108,14 @@ mod tests {
     }
 
     async fn read(body: LimitedBody) -> Result<Vec<usize>, multer::Error> {
-        let mut form = Multipart::new(body.clone(), "b");
+        let progress = body.progress();
+        let mut form = Multipart::new(body, "b");
         let mut sizes = Vec::new();
         // Notes less progress than the product does: a header does not count.
         while let Some(mut field) = form.next_field().await? {
             let mut size = 0;
             while let Some(chunk) = field.chunk().await? {
-                body.note_progress();
+                progress.note();
                 size += chunk.len();
             }
             sizes.push(size);
@@ -147,7 +147,8 @@ mod tests {
         let mut form = b"--b\r\ncontent-disposition: form-data; name=\"".to_vec();
         form.extend(std::iter::repeat_n(b'x', 64 * 1024 * 1024));
         let body = body(form, &[PIECE]);
-        assert!(read(body.clone()).await.is_err());
-        assert!(body.0.read.load(Relaxed) < 2 * MAX_UNPARSED_BYTES, "and not much of it was taken in");
+        let progress = body.progress();
+        assert!(read(body).await.is_err());
+        assert!(progress.read.load(Relaxed) < 2 * MAX_UNPARSED_BYTES, "and not much of it was taken in");
     }
 }

@@ -1,6 +1,9 @@
 //! Reading the form part by part. Originals are stored as they arrive; a refusal removes them again.
 
-use super::{body::LimitedBody, fields::FieldErrors};
+use super::{
+    body::{LimitedBody, Progress},
+    fields::FieldErrors,
+};
 use crate::{ApiError, AppState, error::report};
 use bytes::{Bytes, BytesMut};
 use multer::{Field, Multipart};
@@ -111,26 +114,27 @@ pub(crate) async fn receive(
         return Err(ApiError::too_large(None, limit));
     }
     let body = LimitedBody::new(body, limit);
-    let mut form = Multipart::new(body.clone(), boundary);
-    read_parts(state, &mut form, &body, dream, &mut received).await?;
+    let progress = body.progress();
+    let mut form = Multipart::new(body, boundary);
+    read_parts(state, &mut form, &progress, dream, &mut received).await?;
     Ok(received)
 }
 
 async fn read_parts(
     state: &Arc<AppState>,
     form: &mut Multipart<'static>,
-    body: &LimitedBody,
+    progress: &Progress,
     dream: DreamId,
     received: &mut Received,
 ) -> Result<(), ApiError> {
     let mut text_bytes = 0;
     let mut errors = FieldErrors::default();
     for _ in 0..MAX_PARTS {
-        body.note_progress();
-        let Some(field) = form.next_field().await.map_err(|error| broken(state, body, &error))? else {
+        progress.note();
+        let Some(field) = form.next_field().await.map_err(|error| broken(state, progress, &error))? else {
             return errors.into_result();
         };
-        body.note_progress();
+        progress.note();
         let Some(name) = field.name().map(str::to_owned).filter(|name| !name.is_empty()) else {
             return Err(ApiError::malformed("a part of the form has no name"));
         };
@@ -158,11 +162,11 @@ async fn read_parts(
                     );
                     return errors.into_result();
                 }
-                let file = store_file(state, field, body, dream, &name, received).await?;
+                let file = store_file(state, field, progress, dream, &name, received).await?;
                 received.files.insert(number, file);
             }
             None => {
-                let text = read_text(state, field, body, &name).await?;
+                let text = read_text(state, field, progress, &name).await?;
                 text_bytes += text.len();
                 if text_bytes > MAX_FORM_TEXT_BYTES {
                     return Err(ApiError::too_large(Some(&printable(&name)), MAX_FORM_TEXT_BYTES as u64));
@@ -182,12 +186,12 @@ async fn read_parts(
 async fn read_text(
     state: &Arc<AppState>,
     mut field: Field<'static>,
-    body: &LimitedBody,
+    progress: &Progress,
     name: &str,
 ) -> Result<Vec<u8>, ApiError> {
     let mut text = Vec::new();
-    while let Some(bytes) = field.chunk().await.map_err(|error| broken(state, body, &error))? {
-        body.note_progress();
+    while let Some(bytes) = field.chunk().await.map_err(|error| broken(state, progress, &error))? {
+        progress.note();
         if text.len() + bytes.len() > MAX_TEXT_BYTES {
             return Err(ApiError::too_large(Some(&printable(name)), MAX_TEXT_BYTES as u64));
         }
@@ -199,13 +203,13 @@ async fn read_text(
 async fn store_file(
     state: &Arc<AppState>,
     mut field: Field<'static>,
-    body: &LimitedBody,
+    progress: &Progress,
     dream: DreamId,
     name: &str,
     received: &mut Received,
 ) -> Result<ReceivedFile, ApiError> {
     let limit = state.config.uploads.max_file_bytes;
-    let head = read_head(state, &mut field, body).await?;
+    let head = read_head(state, &mut field, progress).await?;
     if head.is_empty() {
         return FieldErrors::one(name, "is an empty file");
     }
@@ -227,11 +231,11 @@ async fn store_file(
         }
         match field.chunk().await {
             Ok(chunk) => {
-                body.note_progress();
+                progress.note();
                 bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
                 next = chunk;
             }
-            Err(error) => break Err(broken(state, body, &error)),
+            Err(error) => break Err(broken(state, progress, &error)),
         }
     };
     match outcome {
@@ -251,11 +255,11 @@ async fn store_file(
 }
 
 /// The beginning of a file: chunks until there is enough to sniff, or all of a shorter file.
-async fn read_head(state: &Arc<AppState>, field: &mut Field<'static>, body: &LimitedBody) -> Result<Bytes, ApiError> {
+async fn read_head(state: &Arc<AppState>, field: &mut Field<'static>, progress: &Progress) -> Result<Bytes, ApiError> {
     let mut head = BytesMut::new();
     while head.len() < SNIFF_BYTES {
-        let Some(chunk) = field.chunk().await.map_err(|error| broken(state, body, &error))? else { break };
-        body.note_progress();
+        let Some(chunk) = field.chunk().await.map_err(|error| broken(state, progress, &error))? else { break };
+        progress.note();
         head.extend_from_slice(&chunk);
     }
     Ok(head.freeze())
@@ -293,8 +297,8 @@ fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-fn broken(state: &Arc<AppState>, body: &LimitedBody, error: &multer::Error) -> ApiError {
-    if body.is_too_large() {
+fn broken(state: &Arc<AppState>, progress: &Progress, error: &multer::Error) -> ApiError {
+    if progress.is_too_large() {
         return ApiError::too_large(None, state.config.uploads.max_body_bytes);
     }
     ApiError::malformed(format!("the form cannot be read: {}", report(error)))

@@ -139,10 +139,7 @@ fn refuse_unknown(
 
 /// Whether Kubernetes sets it by itself, for a service whose name begins like ours: `ONEIRO_REDIS_PORT_6379_TCP_ADDR`.
 fn is_of_a_service(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+    name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_")
 }
 
 fn parse_as(default: &Value, text: &str) -> Result<Value, &'static str> {

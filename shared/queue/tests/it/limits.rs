@@ -115,12 +115,9 @@ async fn retention_bounds_finished_jobs_by_count_and_zero_leaves_nothing() {
     worker.stop().await;
     let mut left: Vec<String> = server.command(&["KEYS", "aq:{none}:*"]).await;
     left.sort();
-    left.retain(|key| !key.contains(":wk:"));
-    assert_eq!(
-        left,
-        ["aq:{none}:days", "aq:{none}:kinds", "aq:{none}:samples", "aq:{none}:stat"],
-        "only what lives for ever is left"
-    );
+    // Samples are there once a heartbeat came, and all may be over before the first one.
+    left.retain(|key| !key.contains(":wk:") && key != "aq:{none}:samples");
+    assert_eq!(left, ["aq:{none}:days", "aq:{none}:kinds", "aq:{none}:stat"], "only what lives for ever is left");
 }
 
 #[tokio::test]
