@@ -10,8 +10,10 @@ from pathlib import Path
 
 os.environ["VIPS_CONCURRENCY"] = "1"
 engine, job, seconds, out, *files = sys.argv[1:]
-sizes = {"thumb": [320], "avif1": [1024]}.get(job, [2048, 1024, 320])
-suffix = {"webp3": "webp", "avif1": "avif"}.get(job, "jpg")
+# `avif1-quality50`: the quality that makes it as much like the original as the others are.
+kind, _, avif_quality = job.partition("-quality")
+sizes = {"thumb": [320], "avif1": [1024]}.get(kind, [2048, 1024, 320])
+suffix = {"webp3": "webp", "avif1": "avif"}.get(kind, "jpg")
 keeps_alpha = suffix != "jpg"
 
 if engine == "pillow":
@@ -39,7 +41,7 @@ if engine == "pillow":
             if suffix == "webp":
                 flat.save(buffer, "WEBP", quality=80, method=4)
             elif suffix == "avif":
-                flat.save(buffer, "AVIF", quality=50, speed=6, max_threads=1)
+                flat.save(buffer, "AVIF", quality=int(avif_quality), speed=6, max_threads=1)
             else:
                 flat.save(buffer, "JPEG", quality=82)
             made.append(buffer.getvalue())
@@ -61,7 +63,7 @@ else:
             if suffix == "webp":
                 made.append(flat.webpsave_buffer(Q=80, effort=4, keep="none"))
             elif suffix == "avif":
-                made.append(flat.heifsave_buffer(Q=50, effort=4, compression="av1", keep="none"))
+                made.append(flat.heifsave_buffer(Q=int(avif_quality), effort=4, compression="av1", keep="none"))
             else:
                 made.append(flat.jpegsave_buffer(Q=82, keep="none"))
         return made

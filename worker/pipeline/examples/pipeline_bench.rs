@@ -3,8 +3,8 @@
 //! ```text
 //! bench JOB THREADS SECONDS OUT_DIR|- FILE...
 //! ```
-//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px; `webp3-effort2` with effort 2 instead of 4), `thumb` (320 px JPEG), `png1` (1024 px PNG), `avif1`
-//! (1024 px AVIF; needs the feature `avif`). With OUT_DIR the variants are written once
+//! JOB: `jpeg3` or `webp3` (2048, 1024 and 320 px; `webp3-effort2` with effort 2 instead of 4), `thumb` (320 px JPEG), `png1` (1024 px
+//! PNG), `avif1-quality75` (1024 px AVIF of that quality; needs the feature `avif`). With OUT_DIR the variants are written once
 //! and nothing is measured. Prints one line of JSON. Linux only: times and memory are read from /proc.
 
 use std::fs;
@@ -67,7 +67,10 @@ fn settings_for(job: &str) -> Result<Settings, Failure> {
             variants
         }
         "thumb" => vec![sized("320", 320)],
-        "avif1" => vec![sized("1024", 1024).with_format(Output::Avif).with_quality(50)],
+        avif if avif.starts_with("avif1-quality") => {
+            let quality = avif["avif1-quality".len()..].parse()?;
+            vec![sized("1024", 1024).with_format(Output::Avif).with_quality(quality)]
+        }
         "png1" => vec![sized("1024", 1024).with_format(Output::Png)],
         other => return Err(format!("unknown job {other:?}").into()),
     };

@@ -19,7 +19,7 @@ mod metadata;
 mod png;
 mod webp;
 
-pub(crate) use webp::AnimatedVariant;
+pub(crate) use webp::{AnimatedVariant, is_supported as has_webp};
 
 /// Encoders that are worth keeping between images.
 pub(crate) struct Encoders {

@@ -133,7 +133,7 @@ pub(crate) fn probe_all<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'
         Some(Format::Png) => png::probe(bytes, limits)?,
         Some(Format::WebP) => webp::probe(bytes, limits)?,
         Some(Format::Gif) => gif::probe(bytes, limits)?,
-        Some(Format::Bmp) => bmp::probe(bytes)?,
+        Some(Format::Bmp) => bmp::probe(bytes, limits)?,
         #[cfg(feature = "avif")]
         Some(Format::Avif) => avif::probe(bytes, limits)?,
         _ => return Err(PipelineError::UnsupportedFormat { detected }),

@@ -47,4 +47,4 @@ pub use settings::{Chroma, Damaged, Fit, Gravity, Output, Rgb, Settings, Target,
 
 /// Version of what the pipeline makes of an input, part of [`Settings::fingerprint`]. Raised whenever the same input and settings
 /// would give other bytes.
-pub const PIPELINE_VERSION: u32 = 1;
+pub const PIPELINE_VERSION: u32 = 2;

@@ -1,7 +1,6 @@
 //! The converter hook with real programs: one that converts, and every way to fail.
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,15 +19,15 @@ fn original() -> Bytes {
 
 fn script(folder: &Path, text: &str) -> String {
     let path = folder.join("convert");
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a file");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    std::fs::write(&path, text).expect("a file");
     path.to_str().expect("a path in ASCII").to_owned()
 }
 
 async fn run(text: &str, arguments: &[&str], time: Duration) -> Result<Bytes, ConvertError> {
     let folder = tempfile::tempdir().expect("a folder");
-    let command: Vec<String> =
-        std::iter::once(script(folder.path(), text)).chain(arguments.iter().map(|a| (*a).to_owned())).collect();
+    // Given to the shell: a file that was just written cannot be executed while a process that another test began holds it open.
+    let mut command = vec!["/bin/sh".to_owned(), script(folder.path(), text)];
+    command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
     Converter::new(&command, time, 1000, 2)
         .expect("a command")
         .convert(&original())

@@ -2,7 +2,6 @@
 
 use std::{
     io::Cursor,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -202,8 +201,11 @@ async fn memory_and_time_are_limited() {
 /// A program that answers an image as the script says.
 fn impostor(folder: &Path, script: &str) -> PathBuf {
     let path = folder.join("impostor");
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    // Written by a process of its own: one that is held open for writing cannot be executed, and what other tests begin at the same moment
+    // would inherit our hold.
+    let writer = r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""#;
+    let status = std::process::Command::new("/bin/sh").args(["-c", writer, "sh"]).arg(&path).arg(script).status();
+    assert!(status.expect("a shell").success());
     path
 }
 

@@ -8,6 +8,14 @@ use crate::settings::VariantSpec;
 /// libwebp's effort for lossless files: quality means effort there, and this is its documented default.
 const LOSSLESS_QUALITY: f32 = 75.0;
 
+/// Whether this processor has what libwebp is compiled for: SSE 4.1, which x86-64 processors have since about 2008.
+pub(crate) fn is_supported() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("sse4.1");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 /// Encodes grey, RGB, unmultiplied RGBA or 4:2:0 planes.
 pub(super) fn encode(raster: &Raster, spec: &VariantSpec) -> Result<Vec<u8>, PipelineError> {
     let pixels = match raster.layout {

@@ -1,9 +1,14 @@
 //! Windows bitmap header.
 
-use super::Probed;
-use crate::{Format, PipelineError};
+use std::borrow::Cow;
 
-pub(super) fn probe<'a>(bytes: &[u8]) -> Result<Probed<'a>, PipelineError> {
+use super::{Probed, check_block};
+use crate::{Format, Limits, PipelineError};
+
+/// Bytes of the file's own header, behind which that of the bitmap stands.
+const FILE_HEADER: usize = 14;
+
+pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, PipelineError> {
     let cut = || PipelineError::Truncated { format: Format::Bmp };
     let u16_at = |at: usize| bytes.get(at..at + 2).map(|raw| u16::from_le_bytes([raw[0], raw[1]])).ok_or_else(cut);
     let i32_at = |at: usize| {
@@ -21,5 +26,24 @@ pub(super) fn probe<'a>(bytes: &[u8]) -> Result<Probed<'a>, PipelineError> {
     let mut probed = Probed::new(Format::Bmp, width, height);
     probed.header.has_alpha = bits == 32;
     probed.header.components = if bits == 32 { 4 } else { 3 };
+    if let Some(profile) = profile(bytes) {
+        check_block("ICC", profile.len(), limits.max_icc_bytes)?;
+        probed.icc = Some(Cow::Borrowed(profile));
+        probed.header.has_icc = true;
+    }
     Ok(probed)
+}
+
+/// The profile that a header of the fifth version (124 bytes, `BITMAPV5HEADER`) says to be in the file. One that is cut off is none; one that
+/// is in another file of its maker's, which the header may name as well, is not ours to have.
+fn profile(bytes: &[u8]) -> Option<&[u8]> {
+    let header = bytes.get(FILE_HEADER..FILE_HEADER + 124)?;
+    let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    const EMBEDDED: u32 = u32::from_be_bytes(*b"MBED");
+    if u32_at(0) != 124 || u32_at(56) != EMBEDDED {
+        return None;
+    }
+    let (from, size) = (u32_at(112) as usize, u32_at(116) as usize);
+    let from = FILE_HEADER.checked_add(from)?;
+    bytes.get(from..from.checked_add(size)?).filter(|profile| !profile.is_empty())
 }

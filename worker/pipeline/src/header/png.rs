@@ -26,7 +26,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     probed.header.components = if colour == 0 { 1 } else { 3 };
     probed.header.is_progressive = interlace == 1;
     let mut has_pixels = false;
-    let (mut code_points, mut gamma, mut is_srgb) = (None, None, false);
+    let (mut code_points, mut gamma, mut chromaticities, mut is_srgb) = (None, None, None, false);
     // A chunk that is cut off ends the walk: whether that matters is for the decoder to say.
     while let Some((kind, body, next)) = chunk(bytes, at) {
         match kind {
@@ -39,6 +39,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
             // Full range without a matrix; the decoder refuses other matrices.
             b"cICP" if !has_pixels && matches!(body, [_, _, 0, 1]) => code_points = Some((body[0], body[1])),
             b"gAMA" if !has_pixels => gamma = body.try_into().ok().map(u32::from_be_bytes),
+            b"cHRM" if !has_pixels => chromaticities = eight(body),
             b"sRGB" if !has_pixels => is_srgb = true,
             b"acTL" if !has_pixels && body.len() >= 4 => {
                 probed.header.frames =
@@ -56,7 +57,8 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     if probed.header.has_alpha {
         probed.header.components = 4;
     }
-    // In this order of precedence (section 4.3); the profile in `iCCP` is packed, and the decoder's to read.
+    // In this order of precedence (section 4.3); the profile in `iCCP` is packed, and the decoder's to read. Chromaticities without a gamma
+    // do not say what the samples mean: browsers do not heed them either.
     let is_grey = colour == 0 && !probed.header.has_alpha;
     let named = match (code_points, gamma) {
         (Some((primaries, transfer)), _) => {
@@ -65,7 +67,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
             probed.header.has_icc &= is_grey;
             profile.filter(|_| !is_grey)
         }
-        (None, Some(gamma)) if !is_srgb && !probed.header.has_icc => named::gamma_profile(gamma, is_grey),
+        (None, Some(gamma)) if !is_srgb && !probed.header.has_icc => named::described(gamma, chromaticities, is_grey),
         _ => None,
     };
     if let Some(profile) = named {
@@ -77,6 +79,13 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
         return Err(cut());
     }
     Ok(probed)
+}
+
+/// The eight numbers of `cHRM`.
+fn eight(body: &[u8]) -> Option<[u32; 8]> {
+    let (numbers, rest) = body.as_chunks::<4>();
+    let numbers: [[u8; 4]; 8] = numbers.try_into().ok()?;
+    rest.is_empty().then(|| numbers.map(u32::from_be_bytes))
 }
 
 /// Name, body and end of the chunk at `at`.

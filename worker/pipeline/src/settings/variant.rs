@@ -114,6 +114,9 @@ impl VariantSpec {
         if self.format == Output::Avif && !cfg!(feature = "avif") {
             problems.push(format!("variant {name:?}: this program was built without AVIF"));
         }
+        if self.format == Output::WebP && !crate::encode::has_webp() {
+            problems.push(format!("variant {name:?}: WebP needs a processor with SSE 4.1, and this one has none"));
+        }
         if self.effort > 6 {
             problems.push(format!("variant {name:?}: effort must be 0 to 6"));
         }

@@ -8,7 +8,7 @@ use turbojpeg::Subsamp;
 use crate::deep_avif;
 use crate::support::{decode, edge, encode, fixture, jpeg, one, process, psnr, reference, scene, ssim};
 
-const SEEDS: [(&str, &[u8]); 13] = [
+const SEEDS: [(&str, &[u8]); 15] = [
     ("s420", include_bytes!("seeds/avif/s420.avif")),
     ("s422", include_bytes!("seeds/avif/s422.avif")),
     ("s444", include_bytes!("seeds/avif/s444.avif")),
@@ -22,6 +22,9 @@ const SEEDS: [(&str, &[u8]); 13] = [
     ("o6", include_bytes!("seeds/avif/o6.avif")),
     ("o7", include_bytes!("seeds/avif/o7.avif")),
     ("o8", include_bytes!("seeds/avif/o8.avif")),
+    // In layers, of which the last one alone is the picture: those before it are grey.
+    ("layers2", include_bytes!("seeds/avif/layers2.avif")),
+    ("layers4", include_bytes!("seeds/avif/layers4.avif")),
 ];
 
 fn seed(name: &str) -> &'static [u8] {

@@ -114,10 +114,61 @@ fn png_colours_that_are_named_are_converted() {
     let named: (&[u8; 4], &[u8]) = (b"cICP", &[1, 13, 0, 1]);
     is_near(&file(Rgb, &[117, 251, 76], &[named], Some(&wide)), [117, 251, 76]);
     is_near(&file(Grayscale, &[128], &[named], Some(&grey)), [188; 3]);
+    // Chromaticities: those of Display P3, beside a gamma only; nonsense and what is outranked.
+    let numbers = |all: [u32; 8]| all.map(u32::to_be_bytes).concat();
+    let wide = numbers([31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000]);
+    let wide: (&[u8; 4], &[u8]) = (b"cHRM", &wide);
+    let usual: (&[u8; 4], &[u8]) = (b"gAMA", &usual);
+    let green = [117, 251, 76];
+    is_near(&file(Rgb, &green, &[wide, usual], None), [0, 255, 0]);
+    is_near(&file(Rgb, &[128; 3], &[light, wide], None), [188; 3]);
+    is_near(&file(Grayscale, &[128], &[light, wide], None), [188; 3]);
+    is_near(&file(Rgb, &green, &[wide], None), green);
+    is_near(&file(Rgb, &green, &[wide, usual, (b"sRGB", &[0])], None), green);
+    is_near(&file(Rgb, &green, &[wide, usual], Some(&srgb)), green);
+    let standard = [31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000];
+    let on_a_line = [31_270, 32_900, 10_000, 10_000, 20_000, 20_000, 30_000, 30_000];
+    let white_outside = [10, 90_000, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000];
+    for impossible in [[0; 8], [u32::MAX; 8], standard, on_a_line, white_outside] {
+        is_near(&file(Rgb, &green, &[(b"cHRM", &numbers(impossible)), usual], None), green);
+    }
+    is_near(&file(Rgb, &green, &[(b"cHRM", &wide.1[..31]), usual], None), green);
     for transfer in [16, 18] {
         let bright = file(Rgb, &[128; 3], &[(b"cICP", &[9, transfer, 0, 1])], None);
         assert_eq!(made(&bright).expect_err("too bright").code(), "unsupported_feature");
     }
+}
+
+#[test]
+fn a_profile_in_a_bitmap_is_honoured() {
+    let icc = ColorProfile::new_display_p3().encode().expect("a profile");
+    // The header of the fifth version, its colour space at 56, where the profile is and its size at 112; pixels as blue, green and red.
+    let file = |space: &[u8; 4], at: u32, size: u32| {
+        let mut header = [0; 124];
+        let fields: [(usize, u32); 6] = [(0, 124), (4, 8), (8, 8), (112, at), (116, size), (12, 1 | 24 << 16)];
+        for (at, value) in fields {
+            header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        header[56..60].copy_from_slice(space);
+        let pixels = [76, 251, 117].repeat(64);
+        let length = (14 + header.len() + pixels.len() + icc.len()) as u32;
+        let place = 14 + header.len() as u32;
+        [b"BM", &length.to_le_bytes()[..], &[0; 4], &place.to_le_bytes(), &header, &pixels, &icc].concat()
+    };
+    let made = |bytes: &[u8]| process(&one(edge(8).with_format(Output::Png)), bytes);
+    let shown = |bytes: &[u8]| middle(&made(bytes).expect("an image").variants[0].bytes);
+    let (at, size) = (124 + 192, icc.len() as u32);
+    let converted = shown(&file(b"DEBM", at, size));
+    assert!(converted[0] <= 6 && converted[1] >= 249 && converted[2] <= 6, "{converted:?}");
+    // In a file elsewhere, cut off, beyond all numbers, and none.
+    for other in
+        [file(b"KNIL", at, size), file(b"DEBM", at, size + 1), file(b"DEBM", u32::MAX, u32::MAX), file(b"DEBM", at, 0)]
+    {
+        assert_eq!(shown(&other), [117, 251, 76]);
+    }
+    let mut settings = one(edge(8));
+    settings.limits.max_icc_bytes = 100;
+    assert_eq!(process(&settings, &file(b"DEBM", at, size)).expect_err("too much").code(), "metadata_too_large");
 }
 
 #[test]
