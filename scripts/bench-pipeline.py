@@ -33,6 +33,7 @@ JOBS = [
     ("three JPEG of 12 Mpx progressive", "jpeg3", ["p12.jpg"]),
     ("one 320 px JPEG of 12 Mpx", "thumb", ["a12.jpg", "b12.jpg"]),
     ("three WebP of 12 Mpx", "webp3", ["a12.jpg", "b12.jpg"]),
+    ("three WebP of 24 Mpx", "webp3", ["c24.jpg"]),
     ("three JPEG of a 12 Mpx PNG with alpha", "jpeg3", ["t12.png"]),
 ]
 AVIF_JOB = ("one 1024 px AVIF of 12 Mpx", "avif1", ["a12.jpg", "b12.jpg"])

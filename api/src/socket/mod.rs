@@ -21,6 +21,7 @@ mod hub;
 mod inbox;
 mod limits;
 mod link;
+mod memory;
 mod messages;
 mod notifications;
 mod options;

@@ -3,6 +3,7 @@
 use super::{
     close::Close,
     conn::Conn,
+    memory::{CrowdWatch, give_back},
     wheel::{NEVER, TURN, Wheel},
 };
 use oneiro_core::auth::UserId;
@@ -18,6 +19,8 @@ use tokio::{sync::Notify, time::Instant};
 
 /// Queues are measured every so many turns of the wheel: every five seconds.
 const MEASURED: u64 = 20;
+/// Crowds are looked for every so many: every second.
+const WATCHED: u64 = 4;
 
 pub(crate) struct Registry {
     state: Mutex<State>,
@@ -102,6 +105,12 @@ impl Registry {
         conns.len()
     }
 
+    /// How many connections have come, and how many have gone.
+    fn turnover(&self) -> u64 {
+        let state = self.state.lock();
+        2 * state.next - state.conns.len() as u64
+    }
+
     /// Tells how much waits for clients, over all connections and for the one with the most.
     pub(crate) fn measure(&self) {
         let (mut frames, mut bytes, mut longest) = (0, 0, 0);
@@ -116,13 +125,17 @@ impl Registry {
         metrics::gauge!("oneiro_ws_longest_queue").set(longest as f64);
     }
 
-    /// Wakes connections whose time has come, for as long as the process runs.
+    /// Wakes connections whose time has come, for as long as the process runs, and tidies up behind crowds.
     pub(crate) async fn keep_time(self: Arc<Self>) {
         let mut turns = tokio::time::interval(TURN);
+        let mut watch = CrowdWatch::default();
         for turn in 0_u64.. {
             turns.tick().await;
             if turn % MEASURED == 0 {
                 self.measure();
+            }
+            if turn % WATCHED == 0 && watch.is_over(self.turnover()) {
+                tokio::task::spawn_blocking(give_back);
             }
             self.wheel.advance(Instant::now(), |turn, ids| {
                 let state = self.state.lock();
