@@ -32,6 +32,9 @@ pub enum ConvertError {
     /// The program ended with an error.
     #[error("the converter for this format failed on the file")]
     Failed,
+    /// Others ran for as long as it could wait for its turn: it did not run.
+    #[error("no converter was free in time")]
+    Busy,
     /// It took too long.
     #[error("the converter for this format took too long")]
     TimedOut,
@@ -48,6 +51,7 @@ pub struct Converter {
     program: String,
     arguments: Vec<String>,
     time: Duration,
+    wait: Duration,
     max_bytes: u64,
     places: Arc<Semaphore>,
 }
@@ -62,11 +66,11 @@ pub struct Converted {
 
 impl Converter {
     /// `command`: program and arguments. At most `at_once` (1 or more) run at the same time, each for at most `time` and with at most
-    /// `max_bytes` of output. `None` where the command is empty.
-    pub fn new(command: &[String], time: Duration, max_bytes: u64, at_once: usize) -> Option<Self> {
+    /// `max_bytes` of output; a file waits for its turn for `wait` at most. `None` where the command is empty.
+    pub fn new(command: &[String], time: Duration, wait: Duration, max_bytes: u64, at_once: usize) -> Option<Self> {
         let (program, arguments) = command.split_first()?;
         let places = Arc::new(Semaphore::new(at_once));
-        Some(Self { program: program.clone(), arguments: arguments.to_vec(), time, max_bytes, places })
+        Some(Self { program: program.clone(), arguments: arguments.to_vec(), time, wait, max_bytes, places })
     }
 
     /// True where the file is of a known format that the pipeline itself does not decode. Programs and documents stay refused.
@@ -82,7 +86,7 @@ impl Converter {
     /// # Cancel safety
     /// Dropped, the program and whatever it started are killed.
     pub async fn convert(&self, original: &Bytes) -> Result<Converted, ConvertError> {
-        let place = self.places.clone().acquire_owned().await;
+        let place = timeout(self.wait, self.places.clone().acquire_owned()).await.map_err(|_| ConvertError::Busy)?;
         let place = place.map_err(|_| ConvertError::Start(io::ErrorKind::Interrupted.into()))?;
         match timeout(self.time, self.run(original)).await {
             Ok(result) => Ok(Converted { bytes: result?, _place: place }),

@@ -176,6 +176,7 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
         converter: Converter::new(
             &config.worker.converter,
             config.worker.converter_timeout(),
+            config.queues.job_timeout() / 3,
             config.worker.converter_max_bytes,
             threads,
         ),

@@ -3,7 +3,7 @@
 //! A record and its jobs are several writes; whatever crashed in between (an API after the record and before the jobs, a job that took its
 //! worker down too often to be run again, an operator's cancel) left the dream on the list of unsettled ones, where it does not move.
 
-use crate::{Shared, shared::report};
+use crate::{Shared, jobs::tell_untold, shared::report};
 use apalis_fred::{JobId, Queue, State};
 use oneiro_core::dreams::{Change, Dream, DreamId, Image, ImageFailure, ImageState};
 use std::{sync::Arc, time::Duration};
@@ -26,16 +26,27 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration,
                 continue;
             }
         }
-        if let Err(error) = round(&shared, idle).await {
-            tracing::warn!(error = report(error.as_ref()), "a sweep was cut short");
+        // Whatever it is at can be done again, and an object store that does not answer is not to keep the process from ending.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            swept = round(&shared, idle) => if let Err(error) = swept {
+                tracing::warn!(error = report(error.as_ref()), "a sweep was cut short");
+            }
         }
     }
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One dream's trouble is logged and put off; it does not keep the others waiting.
+/// One dream's trouble is logged and put off; it does not keep the others waiting. Those whom somebody waits for come first: they need
+/// Redis only.
 async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
+    for id in shared.dreams.unsettled(idle, ROUND).await? {
+        if let Err(error) = look_at(shared, id).await {
+            tracing::warn!(dream.id = id.get(), error = report(error.as_ref()), "a stuck dream could not be helped");
+            shared.dreams.touch(id).await?;
+        }
+    }
     for id in shared.dreams.abandoned_uploads(ABANDONED_AFTER, ROUND).await? {
         if let Err(error) = remove_abandoned(shared, id).await {
             tracing::warn!(
@@ -43,12 +54,7 @@ async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
                 error = report(error.as_ref()),
                 "an abandoned upload could not be removed"
             );
-        }
-    }
-    for id in shared.dreams.unsettled(idle, ROUND).await? {
-        if let Err(error) = look_at(shared, id).await {
-            tracing::warn!(dream.id = id.get(), error = report(error.as_ref()), "a stuck dream could not be helped");
-            shared.dreams.touch(id).await?;
+            shared.dreams.begin_addition(id).await?;
         }
     }
     Ok(())
@@ -69,6 +75,7 @@ async fn revive(shared: &Shared, dream: Dream) -> Result<(), AnyError> {
     if dream.deletion.is_some() && !dream.has_failed_deletion() {
         return revive_deletion(shared, &dream).await;
     }
+    tell_untold(shared, &dream).await?;
     let mut lost = Vec::new();
     for image in dream.images.iter().filter(|image| image.is_pending()) {
         match fate(&shared.queues.images, image.job.as_deref()).await? {
@@ -114,13 +121,17 @@ async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError>
             shared
                 .dreams
                 .change(dream.id, |dream| {
+                    // Somebody may have told it since, or begun another deletion.
+                    if !dream.is_between() {
+                        return Change::Keep(());
+                    }
                     dream.leave_deletion();
                     Change::Announce(())
                 })
                 .await?;
         }
         Fate::Dead | Fate::Cancelled => {
-            shared
+            let (dream, ()) = shared
                 .dreams
                 .change(dream.id, |now| {
                     // Somebody may have asked again since, with another job.
@@ -131,6 +142,7 @@ async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError>
                     Change::Announce(())
                 })
                 .await?;
+            tell_untold(shared, &dream).await?;
         }
     }
     Ok(())

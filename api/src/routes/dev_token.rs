@@ -48,7 +48,7 @@ pub(super) async fn issue(state: Data<&Arc<AppState>>, body: Body) -> Result<Jso
     let longest = state.config.http.dev_tokens_max_ttl_seconds;
     let ttl = Duration::from_secs(request.ttl_seconds.unwrap_or(longest).min(longest));
     let username = request.username.as_deref().map(str::trim).filter(|name| !name.is_empty());
-    let token = auth::mint(&state.config.auth.jwt_secret, &request.user_id, username, "", ttl).map_err(|error| {
+    let token = auth::mint_for(&state.config.auth, &request.user_id, username, "", ttl).map_err(|error| {
         tracing::error!(%error, "cannot sign a development token");
         ApiError::internal()
     })?;

@@ -20,7 +20,7 @@ const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// All text fields of one form.
 const MAX_FORM_TEXT_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one form, files and texts.
-const MAX_PARTS: usize = 1000;
+const MAX_PARTS: usize = oneiro_core::config::MAX_PARTS;
 /// A field's name; ours are shorter by far.
 const MAX_NAME_BYTES: usize = 128;
 /// Enough of a file's beginning to tell what it is.
@@ -129,11 +129,15 @@ async fn read_parts(
 ) -> Result<(), ApiError> {
     let mut text_bytes = 0;
     let mut errors = FieldErrors::default();
-    for _ in 0..MAX_PARTS {
+    // One more look than parts: what comes behind the last one has to be the end.
+    for part in 0..=MAX_PARTS {
         progress.note();
         let Some(field) = form.next_field().await.map_err(|error| broken(state, progress, &error))? else {
             return errors.into_result();
         };
+        if part == MAX_PARTS {
+            break;
+        }
         progress.note();
         let Some(name) = field.name().map(str::to_owned).filter(|name| !name.is_empty()) else {
             return Err(ApiError::malformed("a part of the form has no name"));

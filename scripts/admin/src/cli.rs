@@ -27,6 +27,7 @@ const AFTER_HELP: &str = "Examples:
   oneiro jobs list --state dead                  what went wrong
   oneiro jobs show 01JD2...                      one job with its last error
   oneiro jobs explain 01JD2...                   why it is not running
+  oneiro jobs retry --dead --all --dry-run       how many dead jobs there are to run again
   oneiro jobs retry --dead --all                 run every dead job again
   oneiro token --user 1 --username ada           a token to try the API with
   echo '{\"id\":\"1\",\"title\":\"Hi\"}' | oneiro publish notification --user 7
@@ -75,6 +76,7 @@ pub(crate) enum JobsCommand {
     /// Cancel jobs, waiting or running: by id, or with --all those of a state.
     Cancel(BulkArgs),
     /// Remove jobs that have ended (completed, cancelled, dead) and all that is known of them: by id, or with --all those of a state.
+    /// A job whose dream has not been told of its end stays until a worker has done so.
     Delete(BulkArgs),
 }
 
@@ -120,6 +122,9 @@ pub(crate) struct BulkArgs {
     /// With --all: jobs in this state.
     #[arg(long, requires = "all")]
     pub(crate) state: Option<State>,
+    /// Say what would be changed, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
 }

@@ -5,6 +5,7 @@ use crate::{
     show,
 };
 use anyhow::{Context, bail};
+use fred::interfaces::ClientLike;
 use oneiro_core::{
     auth::UserId,
     config::Config,
@@ -20,7 +21,7 @@ use std::{
 
 const MAX_DATA_BYTES: u64 = MAX_EVENT_BYTES as u64;
 
-fn broker(config: &Config, client: fred::clients::Client) -> Broker {
+pub(crate) fn broker(config: &Config, client: fred::clients::Client) -> Broker {
     Broker::new(client, config.broker_options())
 }
 
@@ -56,12 +57,25 @@ pub(crate) async fn run(command: EventsCommand, config: &Config) -> anyhow::Resu
 
 pub(crate) async fn sockets(command: SocketsCommand, config: &Config, json: bool) -> anyhow::Result<()> {
     let user_id = |user: &str| UserId::parse(user).with_context(|| format!("`{user}` is not a user id"));
-    let broker = broker(config, redis::connect(&config.redis).await?);
+    let client = redis::connect(&config.redis).await?;
+    let is_clustered = client.is_clustered();
+    let broker = broker(config, client);
     match command {
         SocketsCommand::Kick { user } => {
             let id = user_id(&user)?;
-            sockets::kick(&broker, &id).await?;
-            show::text(&format!("every socket process was told to end the connections of user {id}"));
+            let told = sockets::kick(&broker, &id).await?;
+            if told == 0 && !is_clustered {
+                bail!(
+                    "no socket process heard it: none is connected to this Redis; the connections of user {id} go on where there are any"
+                );
+            }
+            if json {
+                return show::json(&serde_json::json!({ "told": told }));
+            }
+            // A node of a cluster counts its own listeners only.
+            let least = if is_clustered { "at least " } else { "" };
+            let processes = if told == 1 { "process was" } else { "processes were" };
+            show::text(&format!("{least}{told} socket {processes} told to end the connections of user {id}"));
             Ok(())
         }
         SocketsCommand::List { user, node, limit } => {
@@ -69,15 +83,17 @@ pub(crate) async fn sockets(command: SocketsCommand, config: &Config, json: bool
             let subscriber = redis::connect_subscriber(&config.redis).await?;
             let subscriptions = Subscriptions::start(subscriber, broker.clone(), SubscriptionsOptions::default());
             let listing = sockets::list(&broker, &subscriptions, user, node, limit).await?;
+            let is_complete = listing.is_complete;
             if json {
-                return show::json(&listing);
+                show::json(&listing)?;
+            } else {
+                let told = listing.sockets.len();
+                let rows = listing.sockets.into_iter().map(row).collect();
+                let headers = ["id", "user", "dialect", "address", "since", "channels", "queued"];
+                show::table(&headers, rows, "no connections");
+                show::text(&format!("{told} of {} connections on {} processes", listing.total, listing.nodes));
             }
-            let told = listing.sockets.len();
-            let rows = listing.sockets.into_iter().map(row).collect();
-            let headers = ["id", "user", "dialect", "address", "since", "channels", "queued"];
-            show::table(&headers, rows, "no connections");
-            show::text(&format!("{told} of {} connections on {} processes", listing.total, listing.nodes));
-            if !listing.is_complete {
+            if !is_complete {
                 bail!("some socket processes did not answer in time");
             }
             Ok(())

@@ -10,6 +10,7 @@ mod token;
 use clap::Parser;
 use cli::{Cli, Command};
 use oneiro_core::config::{Config, EXIT_CONFIG, Role};
+use show::complain;
 use std::process::ExitCode;
 
 /// What clap exits with for wrong arguments.
@@ -58,9 +59,4 @@ async fn run(command: Command, config: &Config, json: bool) -> anyhow::Result<()
         Command::Events(command) => events::run(command, config).await,
         Command::Sockets(command) => events::sockets(command, config, json).await,
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a command line tells its failures there")]
-fn complain(text: &str) {
-    eprintln!("{text}");
 }

@@ -6,19 +6,24 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use apalis_fred::{Health, Queue, QueueName, list_queues};
+use fred::clients::Client;
 use oneiro_core::{config::Config, jobs::Queues, redis};
 use std::time::{Duration, SystemTime};
 
 /// How long a ping waits for its answer.
 const PING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Every queue that was ever used, the configured ones first.
+/// [`open_on`] a connection of their own.
 pub(crate) async fn open(config: &Config) -> anyhow::Result<Vec<Queue>> {
-    let client = redis::connect(&config.redis).await?;
+    open_on(&redis::connect(&config.redis).await?, config).await
+}
+
+/// Every queue that was ever used, the configured ones first.
+pub(crate) async fn open_on(client: &Client, config: &Config) -> anyhow::Result<Vec<Queue>> {
     let options = Queues::options(&config.queues);
     let mut names: Vec<QueueName> =
         Queues::new(client.clone(), &config.queues).all().iter().map(|queue| queue.name().clone()).collect();
-    for name in list_queues(&client, &options.key_prefix).await? {
+    for name in list_queues(client, &options.key_prefix).await? {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -28,7 +33,11 @@ pub(crate) async fn open(config: &Config) -> anyhow::Result<Vec<Queue>> {
 
 /// One queue by name; a name that was never used is an error, not an empty queue.
 pub(crate) async fn open_named(name: &str, config: &Config) -> anyhow::Result<Queue> {
-    let queues = open(config).await?;
+    named(name, open(config).await?)
+}
+
+/// As [`open_named`], of these.
+pub(crate) fn named(name: &str, queues: Vec<Queue>) -> anyhow::Result<Queue> {
     let names = queues.iter().map(|queue| queue.name().to_string()).collect::<Vec<_>>().join(", ");
     queues
         .into_iter()

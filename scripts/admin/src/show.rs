@@ -1,18 +1,30 @@
-//! Printing: tables for people, JSON for programs.
+//! Printing: tables for people, JSON for programs; what went wrong on standard error.
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
-    io::Write,
+    io::{ErrorKind, Write},
     time::{Duration, SystemTime},
 };
 
-/// Prints a line. A reader that went away (`| head`) ends the program quietly, as every Unix tool does.
+/// Prints a line. A reader that went away (`| head`) ends the program quietly, as every Unix tool does; a line that cannot be
+/// written for another reason (a full disk) ends it as a failure, as what was asked for is not there.
 pub(crate) fn text(line: &str) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            complain(&format!("oneiro: cannot write to standard output: {error}"));
+            std::process::exit(1);
+        }
     }
+}
+
+/// Prints a line to standard error, where it disturbs no program that reads the answer.
+#[expect(clippy::print_stderr, reason = "a command line tells its failures there")]
+pub(crate) fn complain(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Prints one value as JSON.

@@ -85,11 +85,12 @@ pub struct Listing {
 }
 
 /// Ends every connection of a user, on whichever process it is. Those that are connected to Redis at this moment hear it; it is not kept.
+/// Returns how many processes heard it, in a Redis Cluster those of one node only.
 ///
 /// # Errors
 /// [`EventError`] where Redis did not take it.
-pub async fn kick(broker: &Broker, user: &UserId) -> Result<(), EventError> {
-    tell(broker, &Order::Kick(user.clone())).await.map(|_| ())
+pub async fn kick(broker: &Broker, user: &UserId) -> Result<u64, EventError> {
+    tell(broker, &Order::Kick(user.clone())).await
 }
 
 /// Asks every socket process for its connections: of one user, of one process, or all; at most `limit` of each process.

@@ -27,7 +27,8 @@ fn ids(jobs: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -> Result<()> {
-    let mut oneiro = Oneiro::builder().workers(0).start().await?;
+    let builder = Oneiro::builder().workers(0).env("ONEIRO_WORKER_SWEEP_SECONDS", "1");
+    let mut oneiro = builder.env("ONEIRO_WORKER_SWEEP_AFTER_SECONDS", "1").start().await?;
     let ada = oneiro.user(1)?;
     let form = Form::new("Waiting", "text").image(1, photo::jpeg(64, 48, 1)?, 0).image(2, photo::jpeg(64, 48, 2)?, 0);
     ada.dream(form).await?;
@@ -56,8 +57,25 @@ async fn waiting_jobs_are_listed_shown_cancelled_and_deleted_without_the_api() -
     let (code, out, _) = oneiro.cli(&["jobs", "delete", &ids[1]]).await?;
     assert!(code == 1 && out.contains("cancel it first"), "a job that something waits for stays: {code} {out}");
     text(&oneiro, &["jobs", "cancel", &ids[1]]).await?;
-    text(&oneiro, &["jobs", "delete", &ids[1]]).await?;
-    assert_eq!(json(&oneiro, &["jobs", "list", "--state", "available"]).await?.as_array().map(Vec::len), Some(1));
+    let (code, out, _) = oneiro.cli(&["jobs", "delete", &ids[1]]).await?;
+    assert!(code == 1 && out.contains("has not been told"), "its image would be enqueued again: {code} {out}");
+    let all_cancelled = ["jobs", "delete", "--all", "--state", "cancelled"];
+    for args in [all_cancelled.to_vec(), [all_cancelled.as_slice(), &["--dry-run"]].concat()] {
+        let (code, out, _) = oneiro.cli(&args).await?;
+        assert!(code == 1 && out.contains("1 not changed: its dream"), "{args:?}: {code} {out}");
+    }
+    // A worker tells the dream; of the other job it shall not take anything yet.
+    text(&oneiro, &["queues", "pause", "images"]).await?;
+    oneiro.start_worker()?;
+    eventually("the dream is told, and the job can go", async || {
+        Ok((oneiro.cli(&["jobs", "delete", &ids[1]]).await?.0 == 0).then_some(()))
+    })
+    .await?;
+    let left = json(&oneiro, &["jobs", "list", "--state", "available"]).await?;
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "nothing came back: {left}");
+    let foreseen = json(&oneiro, &["jobs", "cancel", "--all", "--state", "available", "--dry-run"]).await?;
+    assert_eq!((&foreseen["changed"], &foreseen["refused"]), (&1.into(), &0.into()), "{foreseen}");
+    assert_eq!(json(&oneiro, &["jobs", "list", "--state", "available"]).await?, left, "a dry run changes nothing");
 
     let (code, out, errors) = oneiro.cli(&["jobs", "show", &ids[1]]).await?;
     assert!(code == 1 && errors.contains(&ids[1]), "an unknown job is a clear failure: {code} {out}{errors}");

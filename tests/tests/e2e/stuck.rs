@@ -78,6 +78,72 @@ async fn a_dream_goes_on_after_a_deletion_that_failed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_behind_a_deletion_that_failed_is_told() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    let id = one_image(&ada, "Grows").await?;
+    oneiro.start_worker()?;
+    let first = ada.settled(id, "completed").await?["images"][0]["id"].clone();
+    let mut socket = ada.watch(Tier::Ws, id).await?;
+    let queues = async |word| {
+        let (code, out, errors) = oneiro.cli(&["queues", word, "deletes"]).await?;
+        ensure!(code == 0, "{out}{errors}");
+        Ok(())
+    };
+    // The first image is asked to go, and the second comes to its outcome, before anything can be deleted.
+    queues("pause").await?;
+    ada.delete(&format!("/api/dreams/{id}/images/{first}/")).await?.expect(202)?;
+    socket.update("delete_processing").await?;
+    let redis = oneiro.redis_client().await?;
+    let more = Form::default().image(1, photo::jpeg(48, 64, 2)?, 4);
+    let added = ada.post(&format!("/api/dreams/{id}/images/"), more).await?;
+    ensure!(added.status.is_success(), "{added:?}");
+    eventually("the second image's outcome", async || {
+        let (_, keys): (String, Vec<String>) =
+            redis.scan_page("0", format!("*{{dream_images_{id}}}"), Some(10_000), None).await?;
+        let key = keys.iter().find(|key| key.contains(":m:")).context("its record")?;
+        let record: String = redis.hget(key, "b").await?;
+        let record: Value = serde_json::from_str(&record)?;
+        Ok(record["images"]
+            .as_array()
+            .is_some_and(|images| images.len() == 2 && images.iter().all(|image| image["state"]["is"] == "completed"))
+            .then_some(()))
+    })
+    .await?;
+    assert_eq!(cancel_all(&oneiro, "delete_images").await?, 1);
+    queues("resume").await?;
+    socket.update("delete_failed").await?;
+    let told = socket.update("completed").await?;
+    assert_eq!(told["images"].as_array().map(Vec::len), Some(2), "{told}");
+    assert_eq!(ada.show(id).await?["images_status"]["status"], "completed");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_given_twice_costs_nobody_a_dream() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let (ada, bob) = (oneiro.user(1)?, oneiro.user(2)?);
+    let id = one_image(&ada, "Hers").await?;
+    // What a failover does that loses the last moment.
+    let redis = oneiro.redis_client().await?;
+    let forget = async || {
+        let _: () = redis.set("oneiro:dream_id", id - 1, None, None, false).await?;
+        anyhow::Ok(())
+    };
+    forget().await?;
+    let refused = bob.post_dream(Form::new("His", "text").image(1, photo::jpeg(64, 48, 2)?, 0)).await?;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // Nor is the owner told that a second dream is kept which is not.
+    forget().await?;
+    let refused = ada.post_dream(Form::new("Another", "text")).await?;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    oneiro.start_worker()?;
+    assert_eq!(ada.settled(id, "completed").await?["title"], "Hers");
+    assert_eq!(originals(&oneiro, id), 1, "what was refused is removed");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_cannot_be_read_keeps_no_other_dream_waiting() -> Result<()> {
     let mut oneiro = sweeping().await?;
     let ada = oneiro.user(1)?;

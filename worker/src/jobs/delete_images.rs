@@ -5,7 +5,7 @@ use crate::Shared;
 use apalis_core::{error::BoxDynError, task::data::Data};
 use apalis_fred::JobContext;
 use oneiro_core::{
-    dreams::{Change, Deletion, DeletionState, Dream, Image, StoreError},
+    dreams::{Change, Deletion, DeletionState, Dream, Image, ImageId, StoreError},
     jobs::DeleteImages,
 };
 use std::sync::Arc;
@@ -16,11 +16,12 @@ pub(crate) async fn delete_images(
     shared: Data<Arc<Shared>>,
     job: JobContext,
 ) -> Result<(), BoxDynError> {
-    let outcome = run(&args, &shared).await;
+    let mut extent = None;
+    let outcome = run(&args, &shared, &mut extent).await;
     if let Err(error) = &outcome {
         tracing::warn!(job.id = %job.id(), dream.id = args.dream_id.get(), attempt = job.attempt(), %error, "deletion failed");
         if job.is_last_attempt() {
-            give_up(&shared, &args).await.map_err(|failure| failure.into_error(job.attempt()))?;
+            give_up(&shared, &args, extent.as_ref()).await.map_err(|failure| failure.into_error(job.attempt()))?;
         }
     } else {
         tracing::info!(job.id = %job.id(), dream.id = args.dream_id.get(), "deletion done");
@@ -28,7 +29,14 @@ pub(crate) async fn delete_images(
     outcome.map_err(|failure| failure.into_error(job.attempt()))
 }
 
-async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
+/// What is deleted, and how far that is: a job changes only a deletion that is still as the job read it.
+type Extent = Option<(Option<Vec<ImageId>>, DeletionState)>;
+
+fn extent_of(dream: &Dream) -> Extent {
+    dream.deletion.as_ref().map(|deletion| (deletion.images.clone(), deletion.state))
+}
+
+async fn run(args: &DeleteImages, shared: &Shared, extent: &mut Option<Extent>) -> Result<(), Failure> {
     let dream = shared
         .dreams
         .load(args.dream_id)
@@ -40,6 +48,7 @@ async fn run(args: &DeleteImages, shared: &Shared) -> Result<(), Failure> {
         let Some(taken_up) = take_up(shared, args).await? else { return Ok(()) };
         dream = taken_up;
     }
+    *extent = Some(extent_of(&dream));
     match &dream.deletion {
         Some(Deletion { images, state: DeletionState::Processing, .. }) => {
             for image in dream.images.iter().filter(|image| images.as_ref().is_none_or(|ids| ids.contains(&image.id))) {
@@ -85,15 +94,15 @@ async fn remove(shared: &Shared, image: &Image) -> Result<(), Failure> {
 /// Tells `delete_completed`. Images that were added to the deletion since we read the record are left to the job that their request pushed.
 async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
     let changed = shared.dreams.change(read.id, |dream| {
-        let extent = |dream: &Dream| dream.deletion.as_ref().map(|deletion| (deletion.images.clone(), deletion.state));
-        if extent(dream) != extent(read) {
-            return Change::Keep(false);
+        if extent_of(dream) != extent_of(read) {
+            return Change::Keep(());
         }
         dream.finish_delete();
-        Change::Announce(true)
+        Change::Announce(())
     });
     match changed.await {
-        Ok((dream, true)) if !dream.is_deleted() => resume(shared, &dream).await,
+        // Told by this run, or by one before it that was killed behind it.
+        Ok((dream, _)) if dream.is_between() => resume(shared, &dream).await,
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
         Err(error) => Err(Failure::unavailable("cannot write the deletion's outcome", error)),
     }
@@ -114,9 +123,11 @@ async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
     }
 }
 
-async fn give_up(shared: &Shared, args: &DeleteImages) -> Result<(), Failure> {
+/// Tells `delete_failed`, unless more was asked to be deleted since the job read what: then another job works on that.
+async fn give_up(shared: &Shared, args: &DeleteImages, read: Option<&Extent>) -> Result<(), Failure> {
     let changed = shared.dreams.change(args.dream_id, |dream| {
-        if matches!(&dream.deletion, Some(Deletion { state: DeletionState::Processing, .. })) {
+        let is_ours = read.is_none_or(|read| extent_of(dream) == *read);
+        if is_ours && matches!(&dream.deletion, Some(Deletion { state: DeletionState::Processing, .. })) {
             dream.fail_delete();
             Change::Announce(())
         } else {
@@ -124,7 +135,27 @@ async fn give_up(shared: &Shared, args: &DeleteImages) -> Result<(), Failure> {
         }
     });
     match changed.await {
+        Ok((dream, ())) => tell_untold(shared, &dream).await,
+        Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| Failure::unavailable("cannot tell that the deletion failed", error))
+}
+
+/// Behind a deletion that was given up, tells the outcome to which the last image came meanwhile.
+pub(crate) async fn tell_untold(shared: &Shared, dream: &Dream) -> Result<(), StoreError> {
+    if !dream.has_untold_outcome() {
+        return Ok(());
+    }
+    let changed = shared.dreams.change(dream.id, |dream| {
+        if !dream.has_untold_outcome() {
+            return Change::Keep(());
+        }
+        dream.leave_deletion();
+        Change::Announce(())
+    });
+    match changed.await {
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(Failure::unavailable("cannot tell that the deletion failed", error)),
+        Err(error) => Err(error),
     }
 }

@@ -139,6 +139,7 @@ async fn convert(shared: &Shared, original: &Bytes) -> Result<Option<Converted>,
     };
     converter.convert(original).await.map(Some).map_err(|error| match error {
         ConvertError::Start(_) => Failure::unavailable("cannot convert the original", error),
+        ConvertError::Busy => Failure::Deferred(error.to_string()),
         error => Failure::Permanent { code: "converter_failed".to_owned(), detail: capitalised(&error.to_string()) },
     })
 }
@@ -171,6 +172,8 @@ fn judge(error: PoolError, job: &JobContext) -> Failure {
             code: "decoder_crashed".to_owned(),
             detail: "The image makes its decoder be killed.".to_owned(),
         },
+        // The machine lacks something: images are not to fail for it, and the others' jobs go elsewhere meanwhile.
+        PoolError::Start(_) => Failure::unavailable("cannot process the image", error),
         error => Failure::Transient(format!("cannot process the image: {}", report(&error)), Box::new(error)),
     }
 }

@@ -28,7 +28,7 @@ async fn run(text: &str, arguments: &[&str], time: Duration) -> Result<Bytes, Co
     // Given to the shell: a file that was just written cannot be executed while a process that another test began holds it open.
     let mut command = vec!["/bin/sh".to_owned(), script(folder.path(), text)];
     command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-    Converter::new(&command, time, 1000, 2)
+    Converter::new(&command, time, PATIENCE, 1000, 2)
         .expect("a command")
         .convert(&original())
         .await
@@ -60,9 +60,26 @@ async fn every_failure_is_told() {
     assert!(matches!(run("while :; do echo flood; done", &[], PATIENCE).await, Err(ConvertError::TooLarge(1000))));
     // More than a pipe holds on standard error is no reason to hang.
     assert_eq!(run("yes complaint | head -c 300000 >&2; tail -c +9", &[], PATIENCE).await.expect("a PNG"), PNG);
-    let missing = Converter::new(&["/nowhere/convert".to_owned()], PATIENCE, 1000, 1).expect("a command");
+    let missing = Converter::new(&["/nowhere/convert".to_owned()], PATIENCE, PATIENCE, 1000, 1).expect("a command");
     assert!(matches!(missing.convert(&original()).await, Err(ConvertError::Start(_))));
-    assert!(Converter::new(&[], PATIENCE, 1000, 1).is_none());
+    assert!(Converter::new(&[], PATIENCE, PATIENCE, 1000, 1).is_none());
+}
+
+#[tokio::test]
+async fn a_file_waits_so_long_for_its_turn() {
+    let command = ["/bin/sh", "-c", "cat >/dev/null; sleep 1000"].map(str::to_owned);
+    let wait = Duration::from_millis(50);
+    let converter = Converter::new(&command, PATIENCE, wait, 1000, 1).expect("a command");
+    let original = original();
+    tokio::select! {
+        biased;
+        _ = converter.convert(&original) => panic!("it hangs"),
+        second = async {
+            // Behind the first, which was asked before.
+            tokio::task::yield_now().await;
+            converter.convert(&original).await
+        } => assert!(matches!(second, Err(ConvertError::Busy))),
+    }
 }
 
 #[tokio::test]

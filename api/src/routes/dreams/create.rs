@@ -70,12 +70,14 @@ async fn store(state: &State, claims: Claims, id: DreamId, mut received: Receive
 /// carries out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
 /// sweep, when Redis is back, either removes the originals or finishes the dream, which is on its owner's list.
 async fn withdraw(state: &State, dream: &Dream, mut received: Received) {
-    let marked = state
-        .dreams
-        .change(dream.id, |dream| if dream.begin_delete(None) { Change::Announce(()) } else { Change::Keep(()) });
+    let marked = state.dreams.change(dream.id, |there| {
+        // Where Redis lost its last moments, an id is given twice, and the record may be somebody else's.
+        let is_ours = there.is_of_upload(dream);
+        if is_ours && there.begin_delete(None) { Change::Announce(true) } else { Change::Keep(is_ours) }
+    });
     match marked.await {
-        Ok(_) => received.keep(),
-        Err(StoreError::NotFound(_)) => drop(received),
+        Ok((_, true)) => received.keep(),
+        Ok((_, false)) | Err(StoreError::NotFound(_)) => drop(received),
         Err(error) => {
             received.keep();
             tracing::warn!(dream.id = dream.id.get(), error = report(&error), "a refused dream could not be withdrawn");

@@ -5,5 +5,5 @@ mod mint;
 mod verifier;
 
 pub use claims::{Claims, Scope, UserId};
-pub use mint::mint;
+pub use mint::{mint, mint_for, minting_algorithm};
 pub use verifier::{AuthError, AuthSetupError, Verifier};

@@ -7,8 +7,16 @@ use std::net::SocketAddr;
 /// RFC 7518 section 3.2: an HS256 key must be at least as long as the hash, 32 bytes.
 const MIN_SECRET_BYTES: usize = 32;
 
+/// As many parts has a form at most: two for each image, its file and what is said of it, and the texts.
+pub const MAX_PARTS: usize = 1000;
+
 /// The program's own address space is some 30 MB, its buffers up to 100 MB.
 const MIN_ISOLATED_MB: u64 = 256;
+
+/// Whether it is an origin as browsers send it.
+pub(super) fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+}
 
 pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
     let mut addr = |name: &str, value: &str| {
@@ -86,6 +94,8 @@ fn tokens(config: &Config, errors: &mut Vec<String>) {
     }
     if config.auth.dev_tokens && config.auth.jwt_secret.is_empty() {
         errors.push("auth.dev_tokens (ONEIRO_DEV_TOKENS): needs auth.jwt_secret to sign with".to_owned());
+    } else if config.auth.dev_tokens && auth::minting_algorithm(&config.auth).is_none() {
+        errors.push("auth.dev_tokens (ONEIRO_DEV_TOKENS): needs HS256, HS384 or HS512 in auth.algorithms".to_owned());
     }
 }
 
@@ -106,6 +116,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ("queues.target_wait_seconds", config.queues.target_wait_seconds),
         ("worker.memory_budget_mb", config.worker.memory_budget_mb),
         ("worker.sweep_seconds", config.worker.sweep_seconds),
+        ("worker.sweep_after_seconds", config.worker.sweep_after_seconds),
         ("worker.decode_timeout_seconds", config.worker.decode_timeout_seconds),
         ("uploads.max_images", uploads.max_images as u64),
         ("uploads.max_concurrent_per_user", uploads.max_concurrent_per_user as u64),
@@ -120,6 +131,28 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         errors.push(format!(
             "worker.isolated_memory_mb: must be at least {MIN_ISOLATED_MB}, the program itself takes a part"
         ));
+    }
+    // A third of a job's time is for waiting; what is left must do for the converter, and for the image behind it.
+    let converter = &config.worker;
+    if !converter.converter.is_empty()
+        && converter.converter_timeout_seconds * 3 >= config.queues.job_timeout_seconds * 2
+    {
+        errors.push(
+            "worker.converter_timeout_seconds: must be less than two thirds of queues.job_timeout_seconds".to_owned(),
+        );
+    }
+    if uploads.max_images.saturating_mul(2).saturating_add(4) > MAX_PARTS {
+        errors.push(format!(
+            "uploads.max_images: must be at most {}, as a form has {MAX_PARTS} parts",
+            (MAX_PARTS - 4) / 2
+        ));
+    }
+    for origin in config.http.cors_origins.iter().filter(|origin| *origin != "*") {
+        if !is_origin(origin) {
+            errors.push(format!(
+                "http.cors_origins: `{origin}` is not an origin such as https://app.example or http://localhost:5173"
+            ));
+        }
     }
     // What has no record after an hour is taken for abandoned and removed.
     if config.http.request_timeout_seconds > 1800 {

@@ -6,6 +6,7 @@ mod realtime;
 mod secret;
 mod sections;
 
+pub use check::MAX_PARTS;
 pub use layers::ConfigErrors;
 pub use realtime::{IdForm, MessageLog, RealtimeSettings};
 pub use secret::Secret;

@@ -174,8 +174,7 @@ impl RealtimeSettings {
             mistakes.push("realtime.drain_retry_after_seconds: must be [least, most] of 0 to 3600 seconds".to_owned());
         }
         for origin in self.allowed_origins.iter().filter(|origin| *origin != "*") {
-            let is_origin = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
-            if !is_origin {
+            if !super::check::is_origin(origin) {
                 mistakes.push(format!("realtime.allowed_origins: `{origin}` is not an origin such as https://app.example or http://localhost:5173"));
             }
         }

@@ -36,6 +36,21 @@ fn all_mistakes_are_reported_together() {
 }
 
 #[test]
+fn what_would_break_later_is_refused() {
+    for (name, value, told) in [
+        ("ONEIRO_HTTP_CORS_ORIGINS", "https://app.example/", "http.cors_origins"),
+        ("ONEIRO_UPLOADS_MAX_IMAGES", "499", "uploads.max_images"),
+        ("ONEIRO_WORKER_SWEEP_AFTER_SECONDS", "0", "worker.sweep_after_seconds"),
+    ] {
+        let errors = Config::from_layers(Role::Api, None, &env(&[("JWT_SECRET", SECRET), (name, value)])).unwrap_err();
+        assert!(errors.to_string().contains(told), "{told} is missing from: {errors}");
+    }
+    let slow = [("ONEIRO_WORKER_CONVERTER", r#"["cat"]"#), ("ONEIRO_WORKER_CONVERTER_TIMEOUT_SECONDS", "40")];
+    let errors = Config::from_layers(Role::Worker, None, &env(&slow)).unwrap_err().to_string();
+    assert!(errors.contains("worker.converter_timeout_seconds"), "{errors}");
+}
+
+#[test]
 fn port_replaces_the_port_unless_the_address_is_explicit() {
     let with = |pairs: &[(&str, &str)]| Config::from_layers(Role::Api, None, &env(pairs)).unwrap();
     assert_eq!(with(&[("JWT_SECRET", SECRET), ("PORT", "5000")]).http.addr, "127.0.0.1:5000");

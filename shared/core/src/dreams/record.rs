@@ -227,6 +227,16 @@ impl Dream {
         dream
     }
 
+    /// Whether both are of one upload, however far this one got since: what is random in the keys of its images is nobody else's, and without
+    /// images its text and time tell.
+    pub fn is_of_upload(&self, other: &Self) -> bool {
+        let secrets = |dream: &Self| dream.images.iter().map(|image| image.secret.clone()).collect::<Vec<_>>();
+        let text = |dream: &Self| (dream.title.clone(), dream.content.clone(), dream.created_at.clone());
+        self.owner == other.owner
+            && secrets(self) == secrets(other)
+            && (!other.images.is_empty() || text(self) == text(other))
+    }
+
     /// Whether a bearer of these claims may see and change it: its owner only.
     pub fn is_visible_to(&self, claims: &Claims) -> bool {
         self.owner == claims.user_id
@@ -236,7 +246,7 @@ impl Dream {
     pub fn is_settled(&self) -> bool {
         let is_under_way = matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing);
         let is_stranded = self.has_failed_deletion() && self.images.iter().any(Image::is_pending);
-        !is_under_way && !self.is_between() && !is_stranded
+        !is_under_way && !self.is_between() && !is_stranded && !self.has_untold_outcome()
     }
 
     /// Finds an image.
@@ -264,7 +274,8 @@ impl Dream {
     }
 
     /// Records an image's outcome. `None` where it does not count any more: the image is gone or about to go, was retried since, or
-    /// succeeded before. Otherwise whether clients have to be told. The last outcome lets go of a deletion that failed.
+    /// succeeded before. Otherwise whether clients have to be told. The last outcome lets go of a deletion that failed, and waits for one
+    /// that is under way.
     ///
     /// A failed image may still turn into a completed one (an operator retried its job); a completed one stays.
     pub fn settle(&mut self, id: ImageId, generation: u32, state: ImageState) -> Option<bool> {
@@ -279,6 +290,8 @@ impl Dream {
         let is_last = !self.images.iter().any(Image::is_pending);
         if is_last && self.has_failed_deletion() {
             self.deletion = None;
+        } else if is_last && let Some(deletion) = &mut self.deletion {
+            deletion.has_untold = true;
         }
         Some(is_last && self.deletion.is_none())
     }

@@ -157,9 +157,8 @@ impl DreamStore {
             Ok(_) => {}
             // Ours, if the command was sent again after a connection broke; somebody else's, if Redis lost the counter.
             Err(EventError::Conflict { .. }) => {
-                let ids = |dream: &Dream| dream.images.iter().map(|image| image.secret.clone()).collect::<Vec<_>>();
                 let there = self.load(dream.id).await?;
-                if there.is_none_or(|there| there.owner != dream.owner || ids(&there) != ids(dream)) {
+                if there.is_none_or(|there| !there.is_of_upload(dream)) {
                     return Err(StoreError::Busy(dream.id));
                 }
             }
@@ -258,6 +257,12 @@ impl DreamStore {
                 Ok(_) => {
                     if event.is_some() && dream.is_settled() {
                         self.strike_off(&dream).await;
+                    } else if event.is_some() {
+                        // Whoever settled it a moment ago may have struck it off between our note and our commit. Not noted again, it is
+                        // lost to the sweep only, which nobody needs while its jobs arrive.
+                        if let Err(error) = self.touch(id).await {
+                            tracing::debug!(dream.id = id.get(), %error, "a dream may be missing from the sweep's list");
+                        }
                     }
                     return Ok((dream, outcome));
                 }

@@ -8,7 +8,7 @@ use object_store::{
     buffered::BufWriter, local::LocalFileSystem, memory::InMemory, path::Path, prefix::PrefixStore,
 };
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -92,10 +92,6 @@ impl Storage {
     ///
     /// # Errors
     /// A sentence that says what is wrong with the URL, the folder or the credentials.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the providers define these environment names, not our configuration"
-    )]
     pub fn open(config: &StorageConfig) -> Result<Self, StorageUrlError> {
         let refuse = |reason: String| StorageUrlError::new(&config.url, reason);
         let location = parse_url(&config.url)?;
@@ -111,9 +107,8 @@ impl Storage {
                 Arc::new(local.with_automatic_cleanup(true).with_fsync(config.fsync))
             }
             Location::Cloud(url) => {
-                let env = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-                let (store, prefix) =
-                    object_store::parse_url_opts(&url, env).map_err(|error| refuse(error.to_string()))?;
+                let (store, prefix) = object_store::parse_url_opts(&url, provider_settings())
+                    .map_err(|error| refuse(error.to_string()))?;
                 if prefix.as_ref().is_empty() { Arc::from(store) } else { Arc::new(PrefixStore::new(store, prefix)) }
             }
         };
@@ -250,7 +245,7 @@ impl Storage {
     }
 
     /// What a killed process was writing below a prefix of the local folder: files that no listing shows, under names of their own.
-    async fn delete_leftovers(&self, prefix: &Path) -> std::io::Result<()> {
+    async fn delete_leftovers(&self, prefix: &Path) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         match tokio::fs::remove_dir_all(folder.join(prefix.as_ref())).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
@@ -300,9 +295,33 @@ fn beyond(range: Option<&GetRange>, size: u64) -> bool {
     }
 }
 
+/// What the environment says for a cloud provider, by the names that the providers' own tools read. The stores would take others, too: a
+/// `TOKEN`, an `ENDPOINT` or a `TIMEOUT` that is meant for another program.
+#[expect(clippy::disallowed_methods, reason = "the providers define these environment names, not our configuration")]
+fn provider_settings() -> impl Iterator<Item = (String, String)> {
+    const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+    // That of Azure's managed identities, and of Google's key file.
+    const NAMES: [&str; 2] = ["IDENTITY_ENDPOINT", "SERVICE_ACCOUNT"];
+    std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        let is_theirs = PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name.as_str());
+        is_theirs.then(|| (name.to_ascii_lowercase(), value))
+    })
+}
+
+/// Whether a folder's file system says that there can be no such file: a name that is too long, or one below a file.
+fn cannot_be(error: &object_store::Error) -> bool {
+    let object_store::Error::Generic { source, .. } = error else { return false };
+    let causes = std::iter::successors(Some(&**source as &(dyn std::error::Error + 'static)), |cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::InvalidFilename))
+}
+
 fn failed(key: &str, error: object_store::Error) -> StorageError {
     match error {
         object_store::Error::NotFound { .. } => StorageError::NotFound(key.to_owned()),
+        error if cannot_be(&error) => StorageError::NotFound(key.to_owned()),
         other => StorageError::Failed(other),
     }
 }
@@ -326,6 +345,19 @@ mod tests {
         upload.finish().await.unwrap();
         assert_eq!(storage.read("originals/1/2", 1 << 30).await.unwrap().len(), LOCAL_PART_BYTES + 1);
         assert!(matches!(storage.read("originals/1/2", 10).await, Err(StorageError::TooLarge { limit: 10, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_no_file_can_be_called_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = local(dir.path());
+        storage.put_variant("media/1-a/x.jpg", Bytes::from_static(b"x"), "image/jpeg").await.unwrap();
+        for key in ["media/1-a/x.jpg/below.jpg".to_owned(), format!("media/{}.jpg", "a".repeat(260))] {
+            for range in [None, Some(GetRange::Offset(1))] {
+                let found = storage.download(&key, range).await.map(drop);
+                assert!(matches!(found, Err(StorageError::NotFound(_))), "{key}: {found:?}");
+            }
+        }
     }
 
     #[tokio::test]

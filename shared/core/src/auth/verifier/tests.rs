@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    auth::{Scope, mint},
+    auth::{Scope, mint, mint_for},
     clock,
     config::{Config, Role, Secret},
 };
@@ -36,6 +36,22 @@ fn a_minted_token_verifies_with_and_without_bearer() {
             claims.has_scope(Scope::Publish) && claims.has_scope(Scope::Developer) && !claims.has_scope(Scope::Admin)
         );
     }
+}
+
+#[test]
+fn a_token_minted_for_a_configuration_verifies_under_it() {
+    let env = [("JWT_SECRET", SECRET), ("ONEIRO_AUTH_ISSUER", "us"), ("ONEIRO_AUTH_AUDIENCE", "them")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let mut config = Config::from_layers(Role::Api, None, &env).unwrap().auth;
+    config.algorithms = vec!["RS256".to_owned(), "HS512".to_owned()];
+    config.jwt_secret = Secret::new("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+    let (user, ttl) = (UserId::from(7), Duration::from_secs(60));
+    // RS256 wants a key, which a verifier is not made without.
+    let verifier = Verifier::new(&AuthConfig { algorithms: vec!["HS512".to_owned()], ..config.clone() }).unwrap();
+    assert_eq!(verifier.verify(&mint_for(&config, &user, None, "", ttl).unwrap()).unwrap().user_id, user);
+    assert!(verifier.verify(&mint(&config.jwt_secret, &user, None, "", ttl).unwrap()).is_err());
+    config.algorithms.pop();
+    assert!(mint_for(&config, &user, None, "", ttl).is_err());
 }
 
 #[test]

@@ -13,6 +13,9 @@ pub struct Deletion {
     /// Id of the job that carries it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// The last image came to its outcome while the deletion was under way: should it be given up, that outcome is yet to be told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_untold: bool,
 }
 
 /// How far a deletion is.
@@ -61,6 +64,11 @@ impl Dream {
         matches!(&self.deletion, Some(Deletion { images: Some(_), state: DeletionState::Completed, .. }))
     }
 
+    /// Whether a deletion was given up and hides an outcome of the images that nobody was told.
+    pub fn has_untold_outcome(&self) -> bool {
+        matches!(&self.deletion, Some(Deletion { state: DeletionState::Failed, has_untold: true, .. }))
+    }
+
     /// Lets go of a deletion that failed, or whose sequel is yet to be told, because the dream goes on.
     pub fn leave_deletion(&mut self) {
         if self.is_between() || self.has_failed_deletion() {
@@ -73,6 +81,7 @@ impl Dream {
         if self.is_being_deleted() {
             return false;
         }
+        let has_untold = self.deletion.as_ref().is_some_and(|deletion| deletion.has_untold);
         let images = match (images, self.deletion.take()) {
             (None, _) => None,
             // A partial deletion under way takes the new images along; one that failed before is asked for again with them.
@@ -92,7 +101,7 @@ impl Dream {
             ids.dedup();
             ids
         });
-        self.deletion = Some(Deletion { images, state: DeletionState::Processing, job: None });
+        self.deletion = Some(Deletion { images, state: DeletionState::Processing, job: None, has_untold });
         true
     }
 

@@ -165,6 +165,38 @@ fn images_that_wait_behind_a_failed_deletion_are_not_forgotten() {
 }
 
 #[test]
+fn an_outcome_that_a_deletion_hid_is_yet_to_be_told_when_it_is_given_up() {
+    let mut dream = dream(2);
+    dream.settle(id(1), 1, done());
+    dream.begin_delete(Some(vec![id(1)]));
+    assert_eq!(dream.settle(id(2), 1, done()), Some(false), "told after the deletion");
+    // Asked for again, it hides it still.
+    dream.begin_delete(Some(vec![id(1)]));
+    dream.fail_delete();
+    dream.status = dream.derived_status();
+    assert!(dream.has_untold_outcome() && !dream.is_settled(), "the sweep has to look at it");
+    let mut taken_up: Dream = serde_json::from_slice(&serde_json::to_vec(&dream).unwrap()).unwrap();
+    dream.leave_deletion();
+    dream.status = dream.derived_status();
+    assert!(dream.is_settled() && dream.status == DreamStatus::Completed);
+    assert!(taken_up.resume_delete() && !taken_up.has_untold_outcome());
+    taken_up.finish_delete();
+    assert!(taken_up.is_between(), "its sequel tells");
+}
+
+#[test]
+fn uploads_are_told_apart_though_they_bear_one_id() {
+    let (one, mut other) = (dream(2), dream(2));
+    assert!(one.is_of_upload(&other));
+    other.images[1].secret = "another".to_owned();
+    assert!(!one.is_of_upload(&other));
+    let (bare, mut text) = (dream(0), dream(0));
+    assert!(bare.is_of_upload(&text) && !bare.is_of_upload(&one) && !one.is_of_upload(&bare));
+    text.content = "another".to_owned();
+    assert!(!bare.is_of_upload(&text));
+}
+
+#[test]
 fn a_deletion_that_was_given_up_can_be_taken_up_again() {
     let mut dream = dream(1);
     assert!(!dream.resume_delete(), "there is none");
