@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 const ROUND: i64 = 200;
 /// Uploads may take as long as `http.request_timeout_seconds`, half of this at most; what no record names by then never gets one.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
+/// No run of a job is so long that it still stores variants of an image which was deleted in its midst.
+const STORED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Sweeps until `stop`. Of all worker processes one does each round.
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration, stop: CancellationToken) {
@@ -57,7 +59,31 @@ async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
             shared.dreams.begin_addition(id).await?;
         }
     }
+    for (id, folder) in shared.dreams.removed(STORED_WITHIN, ROUND).await? {
+        if let Err(error) = remove_again(shared, id, &folder).await {
+            tracing::warn!(
+                dream.id = id.get(),
+                error = report(error.as_ref()),
+                "what may be left of a deleted image could not be removed"
+            );
+            shared.dreams.note_removed(id, &folder).await?;
+        }
+    }
     Ok(())
+}
+
+/// Variants that a job stored while, or after, its image was deleted.
+async fn remove_again(shared: &Shared, id: DreamId, folder: &str) -> Result<(), AnyError> {
+    let dream = shared.dreams.load(id).await?;
+    // A deletion that was given up leaves the image and its variants; one that still goes on notes them again.
+    let is_there = dream.iter().flat_map(|dream| &dream.images).any(|image| image.media_prefix() == folder);
+    if !is_there {
+        let removed = shared.storage.delete_prefix(folder).await?;
+        if removed > 0 {
+            tracing::info!(dream.id = id.get(), removed, "variants that outlived their image were removed");
+        }
+    }
+    Ok(shared.dreams.forget_removed(id, folder).await?)
 }
 
 async fn look_at(shared: &Shared, id: DreamId) -> Result<(), AnyError> {

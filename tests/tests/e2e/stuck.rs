@@ -201,6 +201,48 @@ async fn originals_of_images_that_were_never_added_are_removed() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_that_are_stored_after_their_images_deletion_are_removed() -> Result<()> {
+    let mut oneiro = sweeping().await?;
+    let ada = oneiro.user(1)?;
+    let (gone, stays) = (one_image(&ada, "Goes").await?, one_image(&ada, "Stays").await?);
+    ada.delete(&format!("/api/dreams/{gone}/")).await?.expect(202)?;
+    oneiro.start_worker()?;
+    let page = ada.settled(stays, "completed").await?;
+    let url = page["images"][0]["url"].as_str().context("a URL")?.to_owned();
+    let redis = oneiro.redis_client().await?;
+    let noted: Vec<String> = eventually("the deletion", async || {
+        let noted: Vec<String> = redis.zrange("oneiro:media:removed", 0, -1, None, false, None, false).await?;
+        let is_gone = ada.get(&format!("/api/dreams/{gone}/")).await?.status == 404;
+        Ok((is_gone && !noted.is_empty()).then_some(noted))
+    })
+    .await?;
+    let [entry] = noted.as_slice() else { anyhow::bail!("{noted:?}") };
+    let folder = entry.strip_prefix(&format!("{gone} ")).context("the dream's id")?;
+    // A run of its job comes to an end late; two hours pass. Nor may a note cost an image that is still there its variants.
+    let late = oneiro.storage().join(folder).join("late.jpg");
+    std::fs::create_dir_all(late.parent().context("a folder")?)?;
+    std::fs::write(&late, "late")?;
+    let live = url.strip_prefix('/').and_then(|url| url.rsplitn(3, '/').nth(2)).context("its folder")?;
+    let _: () = redis
+        .zadd(
+            "oneiro:media:removed",
+            None,
+            None,
+            false,
+            false,
+            vec![(1.0, entry.clone()), (1.0, format!("{stays} {live}"))],
+        )
+        .await?;
+    eventually("both notes are done with", async || {
+        Ok((redis.zcard::<u64, _>("oneiro:media:removed").await? == 0).then_some(()))
+    })
+    .await?;
+    assert!(!late.exists());
+    ada.get(&url).await?.expect(200)?;
+    Ok(())
+}
+
 /// Nobody waits for the answer any more, while the store is about to make the last file visible: what becomes of it is known to a record or to the sweep.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_at_the_last_moment_leaves_nothing_that_nobody_knows_of() -> Result<()> {

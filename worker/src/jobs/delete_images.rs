@@ -52,7 +52,7 @@ async fn run(args: &DeleteImages, shared: &Shared, extent: &mut Option<Extent>) 
     match &dream.deletion {
         Some(Deletion { images, state: DeletionState::Processing, .. }) => {
             for image in dream.images.iter().filter(|image| images.as_ref().is_none_or(|ids| ids.contains(&image.id))) {
-                remove(shared, image).await?;
+                remove(shared, &dream, image).await?;
             }
             if images.is_none() {
                 // Originals of uploads that never made it into the record.
@@ -84,8 +84,14 @@ async fn take_up(shared: &Shared, args: &DeleteImages) -> Result<Option<Dream>, 
     }
 }
 
-async fn remove(shared: &Shared, image: &Image) -> Result<(), Failure> {
-    let variants = shared.storage.delete_prefix(&image.media_prefix()).await;
+async fn remove(shared: &Shared, dream: &Dream, image: &Image) -> Result<(), Failure> {
+    let folder = image.media_prefix();
+    if image.is_pending() {
+        // A run of its job may be storing variants, and come to its end before it sees that they are not wanted.
+        let noted = shared.dreams.note_removed(dream.id, &folder).await;
+        noted.map_err(|error| Failure::unavailable("cannot note what is removed", error))?;
+    }
+    let variants = shared.storage.delete_prefix(&folder).await;
     variants.map_err(|error| Failure::unavailable("cannot remove variants", error))?;
     let original = shared.storage.delete(&image.original.key).await;
     original.map_err(|error| Failure::unavailable("cannot remove an original", error))

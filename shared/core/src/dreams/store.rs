@@ -6,6 +6,7 @@
 //! | `{prefix}:user:{user}:dreams` | sorted set, score = id | the user's dreams | with the dreams |
 //! | `{prefix}:dreams:unsettled` | sorted set, score = ms of the last move | dreams that a sweep has to look at if nothing moves | until settled |
 //! | `{prefix}:dreams:uploading` | sorted set, score = ms of the start | dreams that originals are stored for before their record names them | until a new record is written; else until the sweep has looked |
+//! | `{prefix}:media:removed` | sorted set, score = ms of the removal | dream and folder of images that were deleted before their job had ended | an hour and until the sweep has looked |
 //! | `{prefix}:dream_id`, `{prefix}:image_id` | counter | the last id given | for ever |
 //!
 //! A crash between two of these writes leaves nothing stuck: an id is in `uploading` while its originals are stored, the dream enters
@@ -17,6 +18,7 @@ use crate::{auth::UserId, clock, config::DreamsConfig, storage::Storage};
 use fred::{
     clients::Client,
     interfaces::{KeysInterface, SortedSetsInterface},
+    types::FromValue,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use oneiro_events::{Broker, Commit, EventError, Position};
@@ -133,7 +135,40 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn abandoned_uploads(&self, age: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
-        self.older(&self.uploading_key(), age, limit).await
+        Ok(dream_ids(self.older(&self.uploading_key(), age, limit).await?))
+    }
+
+    /// Notes that variants of an image are being removed while a job may still be storing some below `folder`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn note_removed(&self, id: DreamId, folder: &str) -> Result<(), StoreError> {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
+        let entry = (clock::unix_millis() as f64, removed_entry(id, folder));
+        let () = self.client.zadd(self.removed_key(), None, None, false, false, vec![entry]).await?;
+        Ok(())
+    }
+
+    /// Up to `limit` dreams and folders that were noted so more than `age` ago.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn removed(&self, age: Duration, limit: i64) -> Result<Vec<(DreamId, String)>, StoreError> {
+        let entries: Vec<String> = self.older(&self.removed_key(), age, limit).await?;
+        let parsed = entries.iter().filter_map(|entry| {
+            let (id, folder) = entry.split_once(' ')?;
+            Some((DreamId::new(id.parse().ok()?)?, folder.to_owned()))
+        });
+        Ok(parsed.collect())
+    }
+
+    /// Nothing unwanted can be below the folder any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn forget_removed(&self, id: DreamId, folder: &str) -> Result<(), StoreError> {
+        let () = self.client.zrem(self.removed_key(), removed_entry(id, folder)).await?;
+        Ok(())
     }
 
     /// Takes a new image id.
@@ -320,15 +355,13 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn unsettled(&self, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
-        self.older(&self.unsettled_key(), idle, limit).await
+        Ok(dream_ids(self.older(&self.unsettled_key(), idle, limit).await?))
     }
 
-    async fn older(&self, key: &str, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
+    async fn older<T: FromValue>(&self, key: &str, idle: Duration, limit: i64) -> Result<Vec<T>, StoreError> {
         let before = clock::unix_millis().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        let ids: Vec<u64> =
-            self.client.zrangebyscore(key, f64::NEG_INFINITY, before as f64, false, Some((0, limit))).await?;
-        Ok(ids.into_iter().filter_map(DreamId::new).collect())
+        Ok(self.client.zrangebyscore(key, f64::NEG_INFINITY, before as f64, false, Some((0, limit))).await?)
     }
 
     /// Notes that something was done about an unsettled dream: the sweep looks again only after a while.
@@ -427,9 +460,21 @@ impl DreamStore {
         format!("{}:dreams:uploading", self.prefix)
     }
 
+    fn removed_key(&self) -> String {
+        format!("{}:media:removed", self.prefix)
+    }
+
     fn unsettled_key(&self) -> String {
         format!("{}:dreams:unsettled", self.prefix)
     }
+}
+
+fn removed_entry(id: DreamId, folder: &str) -> String {
+    format!("{id} {folder}")
+}
+
+fn dream_ids(ids: Vec<u64>) -> Vec<DreamId> {
+    ids.into_iter().filter_map(DreamId::new).collect()
 }
 
 fn encode(dream: &Dream) -> Vec<u8> {
