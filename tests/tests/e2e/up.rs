@@ -56,7 +56,11 @@ async fn it_starts_stops_cleanly_and_finds_its_data_again() -> Result<()> {
         .await?;
     ensure!(code == 1 && errors.contains("already running"), "{code}: {errors}");
 
-    process.interrupt()?;
+    if ignores_interrupts() {
+        process.terminate()?;
+    } else {
+        process.interrupt()?;
+    }
     let status = process.ended().await?;
     ensure!(status.success(), "{status}:\n{}", process.output()?);
     ensure!(ada.get("/healthz").await.is_err(), "api has ended");
@@ -111,4 +115,13 @@ async fn wrong_options_and_taken_ports_are_clear_errors() -> Result<()> {
     let (code, _, errors) = script().arg("--port").arg(&port).run().await?;
     ensure!(code != 0 && errors.contains(&port), "{code}: {errors}");
     Ok(())
+}
+
+/// Whether we were started to ignore what Ctrl-C sends, as a shell does with what it runs in the background. What we start ignores it too, and
+/// a shell cannot take that back.
+fn ignores_interrupts() -> bool {
+    const INT: u64 = 1 << 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & INT != 0)
 }
