@@ -130,13 +130,17 @@ fn check_extra_formats(config: &Config) -> Result<(), ConfigErrors> {
     }
 }
 
+/// How long a job waits for its turn; the rest of its time is for the image itself.
+fn longest_wait(config: &Config) -> Duration {
+    config.queues.job_timeout() / 3
+}
+
 /// The places that `[worker]` asks for.
 fn pool(settings: Settings, places: usize, config: &Config) -> anyhow::Result<Pool> {
     let limits = Limits {
         budget_mb: config.worker.memory_budget_mb,
         decode: config.worker.decode_timeout(),
-        // The rest of the job's time is for the image itself.
-        wait: config.queues.job_timeout() / 3,
+        wait: longest_wait(config),
     };
     match config.worker.isolate {
         Isolate::Off => Pool::threads(settings, places, limits).context("cannot start the pixel threads"),
@@ -176,7 +180,7 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
         converter: Converter::new(
             &config.worker.converter,
             config.worker.converter_timeout(),
-            config.queues.job_timeout() / 3,
+            longest_wait(&config),
             config.worker.converter_max_bytes,
             threads,
         ),

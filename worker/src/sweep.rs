@@ -3,7 +3,7 @@
 //! A record and its jobs are several writes; whatever crashed in between (an API after the record and before the jobs, a job that took its
 //! worker down too often to be run again, an operator's cancel) left the dream on the list of unsettled ones, where it does not move.
 
-use crate::{Shared, jobs::tell_untold, shared::report};
+use crate::{Shared, jobs::go_on, shared::report};
 use apalis_fred::{JobId, Queue, State};
 use oneiro_core::dreams::{Change, Dream, DreamId, Image, ImageFailure, ImageState};
 use std::{sync::Arc, time::Duration};
@@ -45,31 +45,27 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
     for id in shared.dreams.unsettled(idle, ROUND).await? {
         if let Err(error) = look_at(shared, id).await {
-            tracing::warn!(dream.id = id.get(), error = report(error.as_ref()), "a stuck dream could not be helped");
+            warn(id, error.as_ref(), "a stuck dream could not be helped");
             shared.dreams.touch(id).await?;
         }
     }
     for id in shared.dreams.abandoned_uploads(ABANDONED_AFTER, ROUND).await? {
         if let Err(error) = remove_abandoned(shared, id).await {
-            tracing::warn!(
-                dream.id = id.get(),
-                error = report(error.as_ref()),
-                "an abandoned upload could not be removed"
-            );
+            warn(id, error.as_ref(), "an abandoned upload could not be removed");
             shared.dreams.begin_addition(id).await?;
         }
     }
     for (id, folder) in shared.dreams.removed(STORED_WITHIN, ROUND).await? {
         if let Err(error) = remove_again(shared, id, &folder).await {
-            tracing::warn!(
-                dream.id = id.get(),
-                error = report(error.as_ref()),
-                "what may be left of a deleted image could not be removed"
-            );
+            warn(id, error.as_ref(), "what may be left of a deleted image could not be removed");
             shared.dreams.note_removed(id, &folder).await?;
         }
     }
     Ok(())
+}
+
+fn warn(id: DreamId, error: &(dyn std::error::Error + 'static), what: &str) {
+    tracing::warn!(dream.id = id.get(), error = report(error), "{what}");
 }
 
 /// Variants that a job stored while, or after, its image was deleted.
@@ -101,7 +97,7 @@ async fn revive(shared: &Shared, dream: Dream) -> Result<(), AnyError> {
     if dream.deletion.is_some() && !dream.has_failed_deletion() {
         return revive_deletion(shared, &dream).await;
     }
-    tell_untold(shared, &dream).await?;
+    go_on(shared, &dream).await?;
     let mut lost = Vec::new();
     for image in dream.images.iter().filter(|image| image.is_pending()) {
         match fate(&shared.queues.images, image.job.as_deref()).await? {
@@ -144,17 +140,7 @@ async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError>
         }
         Fate::Dead | Fate::Cancelled if dream.is_between() => {
             // What was asked for is deleted; only the sequel was not told.
-            shared
-                .dreams
-                .change(dream.id, |dream| {
-                    // Somebody may have told it since, or begun another deletion.
-                    if !dream.is_between() {
-                        return Change::Keep(());
-                    }
-                    dream.leave_deletion();
-                    Change::Announce(())
-                })
-                .await?;
+            go_on(shared, dream).await?;
         }
         Fate::Dead | Fate::Cancelled => {
             let (dream, ()) = shared
@@ -168,7 +154,7 @@ async fn revive_deletion(shared: &Shared, dream: &Dream) -> Result<(), AnyError>
                     Change::Announce(())
                 })
                 .await?;
-            tell_untold(shared, &dream).await?;
+            go_on(shared, &dream).await?;
         }
     }
     Ok(())

@@ -66,8 +66,8 @@ async fn run(args: &DeleteImages, shared: &Shared, extent: &mut Option<Extent>) 
             finish(shared, &dream).await
         }
         // An earlier run was killed between the two steps of a partial deletion.
-        Some(_) if dream.is_between() => resume(shared, &dream).await,
-        _ => Ok(()),
+        Some(_) => go_on(shared, &dream).await.map_err(untold),
+        None => Ok(()),
     }
 }
 
@@ -107,17 +107,25 @@ async fn finish(shared: &Shared, read: &Dream) -> Result<(), Failure> {
         Change::Announce(())
     });
     match changed.await {
-        // Told by this run, or by one before it that was killed behind it.
-        Ok((dream, _)) if dream.is_between() => resume(shared, &dream).await,
-        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        // Finished by this run, or by one before it that was killed behind it.
+        Ok((dream, ())) => go_on(shared, &dream).await.map_err(untold),
+        Err(StoreError::NotFound(_)) => Ok(()),
         Err(error) => Err(Failure::unavailable("cannot write the deletion's outcome", error)),
     }
 }
 
-/// After a partial deletion the dream goes on: tells the state of what is left.
-async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
+fn untold(error: StoreError) -> Failure {
+    Failure::unavailable("cannot write the dream's state after a deletion", error)
+}
+
+/// Behind a deletion of images, or one that was given up, tells the state in which the dream goes on, where that is owed.
+pub(crate) async fn go_on(shared: &Shared, dream: &Dream) -> Result<(), StoreError> {
+    if !dream.owes_its_state() {
+        return Ok(());
+    }
     let changed = shared.dreams.change(dream.id, |dream| {
-        if !dream.is_between() {
+        // Somebody may have told it since, or begun another deletion.
+        if !dream.owes_its_state() {
             return Change::Keep(());
         }
         dream.leave_deletion();
@@ -125,7 +133,7 @@ async fn resume(shared: &Shared, dream: &Dream) -> Result<(), Failure> {
     });
     match changed.await {
         Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(Failure::unavailable("cannot write the dream's state after a deletion", error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -141,27 +149,9 @@ async fn give_up(shared: &Shared, args: &DeleteImages, read: Option<&Extent>) ->
         }
     });
     match changed.await {
-        Ok((dream, ())) => tell_untold(shared, &dream).await,
+        Ok((dream, ())) => go_on(shared, &dream).await,
         Err(StoreError::NotFound(_)) => Ok(()),
         Err(error) => Err(error),
     }
     .map_err(|error| Failure::unavailable("cannot tell that the deletion failed", error))
-}
-
-/// Behind a deletion that was given up, tells the outcome to which the last image came meanwhile.
-pub(crate) async fn tell_untold(shared: &Shared, dream: &Dream) -> Result<(), StoreError> {
-    if !dream.has_untold_outcome() {
-        return Ok(());
-    }
-    let changed = shared.dreams.change(dream.id, |dream| {
-        if !dream.has_untold_outcome() {
-            return Change::Keep(());
-        }
-        dream.leave_deletion();
-        Change::Announce(())
-    });
-    match changed.await {
-        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

@@ -3,7 +3,7 @@
 mod delete_images;
 mod process_image;
 
-pub(crate) use delete_images::{delete_images, tell_untold};
+pub(crate) use delete_images::{delete_images, go_on};
 pub(crate) use process_image::process_image;
 
 use apalis_core::error::{AbortError, DeferredError, RetryAfterError};

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// The first of `auth.algorithms` that signs with `auth.jwt_secret`; nothing where all want a private key, which Oneiro has not.
 pub fn minting_algorithm(config: &AuthConfig) -> Option<Algorithm> {
-    let named = config.algorithms.iter().filter_map(|name| name.parse().ok());
-    named.into_iter().find(|algorithm| matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512))
+    let mut named = config.algorithms.iter().filter_map(|name| name.parse().ok());
+    named.find(|algorithm| matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512))
 }
 
 /// Signs a token that verifiers with this configuration take: with its issuer and audience, where it asks for one. Otherwise as [`mint`].

@@ -13,9 +13,13 @@ pub const MAX_PARTS: usize = 1000;
 /// The program's own address space is some 30 MB, its buffers up to 100 MB.
 const MIN_ISOLATED_MB: u64 = 256;
 
-/// Whether it is an origin as browsers send it.
-pub(super) fn is_origin(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+/// Every entry has to be an origin as browsers send it, or `*`.
+pub(super) fn origins(name: &str, listed: &[String], errors: &mut Vec<String>) {
+    let is_origin = |text: &str| url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text);
+    for origin in listed.iter().filter(|origin| *origin != "*" && !is_origin(origin)) {
+        errors
+            .push(format!("{name}: `{origin}` is not an origin such as https://app.example or http://localhost:5173"));
+    }
 }
 
 pub(super) fn check(config: &Config, role: Role, errors: &mut Vec<String>) {
@@ -133,10 +137,8 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         ));
     }
     // A third of a job's time is for waiting; what is left must do for the converter, and for the image behind it.
-    let converter = &config.worker;
-    if !converter.converter.is_empty()
-        && converter.converter_timeout_seconds * 3 >= config.queues.job_timeout_seconds * 2
-    {
+    let worker = &config.worker;
+    if !worker.converter.is_empty() && worker.converter_timeout_seconds * 3 >= config.queues.job_timeout_seconds * 2 {
         errors.push(
             "worker.converter_timeout_seconds: must be less than two thirds of queues.job_timeout_seconds".to_owned(),
         );
@@ -147,13 +149,7 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
             (MAX_PARTS - 4) / 2
         ));
     }
-    for origin in config.http.cors_origins.iter().filter(|origin| *origin != "*") {
-        if !is_origin(origin) {
-            errors.push(format!(
-                "http.cors_origins: `{origin}` is not an origin such as https://app.example or http://localhost:5173"
-            ));
-        }
-    }
+    origins("http.cors_origins", &config.http.cors_origins, errors);
     // What has no record after an hour is taken for abandoned and removed.
     if config.http.request_timeout_seconds > 1800 {
         errors.push("http.request_timeout_seconds: must be at most 1800".to_owned());

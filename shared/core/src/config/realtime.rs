@@ -173,11 +173,7 @@ impl RealtimeSettings {
         if least > most || most > 3_600 {
             mistakes.push("realtime.drain_retry_after_seconds: must be [least, most] of 0 to 3600 seconds".to_owned());
         }
-        for origin in self.allowed_origins.iter().filter(|origin| *origin != "*") {
-            if !super::check::is_origin(origin) {
-                mistakes.push(format!("realtime.allowed_origins: `{origin}` is not an origin such as https://app.example or http://localhost:5173"));
-            }
-        }
+        super::check::origins("realtime.allowed_origins", &self.allowed_origins, &mut mistakes);
         mistakes
     }
 

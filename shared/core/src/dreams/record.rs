@@ -230,10 +230,14 @@ impl Dream {
     /// Whether both are of one upload, however far this one got since: what is random in the keys of its images is nobody else's, and without
     /// images its text and time tell.
     pub fn is_of_upload(&self, other: &Self) -> bool {
-        let secrets = |dream: &Self| dream.images.iter().map(|image| image.secret.clone()).collect::<Vec<_>>();
-        let text = |dream: &Self| (dream.title.clone(), dream.content.clone(), dream.created_at.clone());
+        fn secrets(dream: &Dream) -> impl Iterator<Item = &String> {
+            dream.images.iter().map(|image| &image.secret)
+        }
+        fn text(dream: &Dream) -> [&String; 3] {
+            [&dream.title, &dream.content, &dream.created_at]
+        }
         self.owner == other.owner
-            && secrets(self) == secrets(other)
+            && secrets(self).eq(secrets(other))
             && (!other.images.is_empty() || text(self) == text(other))
     }
 
@@ -246,7 +250,7 @@ impl Dream {
     pub fn is_settled(&self) -> bool {
         let is_under_way = matches!(self.status, DreamStatus::Processing | DreamStatus::DeleteProcessing);
         let is_stranded = self.has_failed_deletion() && self.images.iter().any(Image::is_pending);
-        !is_under_way && !self.is_between() && !is_stranded && !self.has_untold_outcome()
+        !is_under_way && !is_stranded && !self.owes_its_state()
     }
 
     /// Finds an image.

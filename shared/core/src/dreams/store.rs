@@ -108,7 +108,7 @@ impl DreamStore {
     pub async fn begin(&self) -> Result<DreamId, StoreError> {
         let id = self.next_id("dream_id").await?;
         let id = DreamId::new(id).expect("a counter does not reach 2^53");
-        self.note(&self.uploading_key(), id).await?;
+        self.note(&self.uploading_key(), id.to_string()).await?;
         Ok(id)
     }
 
@@ -118,7 +118,7 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn begin_addition(&self, id: DreamId) -> Result<(), StoreError> {
-        self.note(&self.uploading_key(), id).await
+        self.note(&self.uploading_key(), id.to_string()).await
     }
 
     /// Ends what [`DreamStore::begin`] began: the record is written, or nothing of the upload is left.
@@ -143,10 +143,7 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn note_removed(&self, id: DreamId, folder: &str) -> Result<(), StoreError> {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        let entry = (clock::unix_millis() as f64, removed_entry(id, folder));
-        let () = self.client.zadd(self.removed_key(), None, None, false, false, vec![entry]).await?;
-        Ok(())
+        self.note(&self.removed_key(), removed_entry(id, folder)).await
     }
 
     /// Up to `limit` dreams and folders that were noted so more than `age` ago.
@@ -369,12 +366,12 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn touch(&self, id: DreamId) -> Result<(), StoreError> {
-        self.note(&self.unsettled_key(), id).await
+        self.note(&self.unsettled_key(), id.to_string()).await
     }
 
-    async fn note(&self, key: &str, id: DreamId) -> Result<(), StoreError> {
+    async fn note(&self, key: &str, what: String) -> Result<(), StoreError> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        let entry = (clock::unix_millis() as f64, id.get());
+        let entry = (clock::unix_millis() as f64, what);
         let () = self.client.zadd(key, None, None, false, false, vec![entry]).await?;
         Ok(())
     }

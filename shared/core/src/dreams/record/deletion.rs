@@ -65,8 +65,13 @@ impl Dream {
     }
 
     /// Whether a deletion was given up and hides an outcome of the images that nobody was told.
-    pub fn has_untold_outcome(&self) -> bool {
+    pub(super) fn has_untold_outcome(&self) -> bool {
         matches!(&self.deletion, Some(Deletion { state: DeletionState::Failed, has_untold: true, .. }))
+    }
+
+    /// Whether a deletion is over, done or given up, and the state in which the dream goes on was told to nobody.
+    pub fn owes_its_state(&self) -> bool {
+        self.is_between() || self.has_untold_outcome()
     }
 
     /// Lets go of a deletion that failed, or whose sequel is yet to be told, because the dream goes on.
