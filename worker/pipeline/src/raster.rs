@@ -111,6 +111,18 @@ impl Raster {
         buffers.put(self.data);
     }
 
+    /// Turns the image upside down.
+    pub(crate) fn flip(&mut self) {
+        for index in 0..self.planes().len() {
+            let Plane { stride, channels, sub, .. } = self.planes[index];
+            let height = self.height.div_ceil(sub.1);
+            let (upper, lower) = self.samples_mut(index).split_at_mut(height / 2 * stride * channels);
+            let rows = lower.chunks_exact_mut(stride * channels).take(height - height / 2).rev();
+            upper.chunks_exact_mut(stride * channels).zip(rows).for_each(|(upper, lower)| upper.swap_with_slice(lower));
+        }
+        self.fill_padding();
+    }
+
     /// Repeats the last column and row of each plane into its padding, so that an encoder that works in blocks of two sees no edge.
     pub(crate) fn fill_padding(&mut self) {
         for index in 0..self.planes().len() {

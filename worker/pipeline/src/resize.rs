@@ -1,10 +1,11 @@
 //! Resampling with Lanczos3, plane by plane.
 
-use plane_resample::{Destination, Resampler, Segment, Source};
+use plane_resample::{Destination, Resampler, Segment, Source, Turn};
 
 use crate::PipelineError;
 use crate::buffers::Buffers;
-use crate::geometry::Rect;
+use crate::geometry::{Rect, flips};
+use crate::orient::orient;
 use crate::raster::{Layout, Raster};
 
 /// Renders the part `crop` of `source`, in its pixels, as `width` x `height` pixels. The layout stays, but for colour planes, which
@@ -21,7 +22,43 @@ pub(crate) fn resize(
     size: (usize, usize),
     mirrored: (bool, bool),
 ) -> Result<Raster, PipelineError> {
-    let mut out = Raster::allocate(buffers, layout, size.0, size.1)?;
+    render(resampler, buffers, source, crop, layout, (size, mirrored, false))
+}
+
+/// The same, turned as `orientation` asks: `size` is that of the picture as it is stored. Planes of single bytes that change their axes are
+/// turned while they are resized, which costs less than the resizing alone.
+pub(crate) fn resize_oriented(
+    resampler: &mut Resampler,
+    buffers: &mut Buffers,
+    source: &Raster,
+    crop: Rect,
+    layout: Layout,
+    size: (usize, usize),
+    orientation: u8,
+) -> Result<Raster, PipelineError> {
+    let mirrored = flips(orientation);
+    if orientation < 5 || layout.channels() > 1 {
+        let resized = render(resampler, buffers, source, crop, layout, (size, mirrored, false))?;
+        return orient(buffers, resized, orientation);
+    }
+    let mut turned = render(resampler, buffers, source, crop, layout, (size, mirrored, true))?;
+    if mirrored.0 {
+        turned.flip();
+    }
+    Ok(turned)
+}
+
+/// Where it `turns`, rows become columns, from right to left where rows are `mirrored`; columns become rows from the top.
+fn render(
+    resampler: &mut Resampler,
+    buffers: &mut Buffers,
+    source: &Raster,
+    crop: Rect,
+    layout: Layout,
+    (size, mirrored, turns): ((usize, usize), (bool, bool), bool),
+) -> Result<Raster, PipelineError> {
+    let (width, height) = if turns { (size.1, size.0) } else { size };
+    let mut out = Raster::allocate(buffers, layout, width, height)?;
     for index in 0..out.planes().len() {
         let (from, to) = (source.planes()[index], out.planes()[index]);
         // What lies beyond the image in a padded plane is no picture: keep it out of the kernel's reach.
@@ -39,7 +76,14 @@ pub(crate) fn resize(
                 };
                 let dst =
                     Destination { samples: out.samples_mut(index), stride: to.stride as u32, rows: to.rows as u32 };
-                let rendered = resampler.resample(from.channels, src, dst, column, row);
+                let rendered = match turns {
+                    false => resampler.resample(from.channels, src, dst, column, row),
+                    true if mirrored.1 => {
+                        let columns = size.1.div_ceil(to.sub.1) as u32;
+                        resampler.resample_turned(src, dst, column, row, Turn::Backwards(columns))
+                    }
+                    true => resampler.resample_turned(src, dst, column, row, Turn::Forwards),
+                };
                 rendered.map_err(|error| PipelineError::encode("resizing", error))?;
             }
         }

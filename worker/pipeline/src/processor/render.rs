@@ -5,11 +5,10 @@ use crate::PipelineError;
 use crate::colour::to_rgb;
 use crate::control::{Control, Stage, ask};
 use crate::encode::Common;
-use crate::geometry::{Rect, flips};
-use crate::orient::orient;
+use crate::geometry::Rect;
 use crate::plan::Rendition;
 use crate::raster::{Layout, Raster};
-use crate::resize::resize;
+use crate::resize::{resize, resize_oriented};
 use crate::settings::{Chroma, Output, VariantSpec};
 use crate::summary::{Summary, summarise};
 
@@ -104,8 +103,8 @@ impl Processor {
         Ok(raster)
     }
 
-    /// Renders from the decoded input: resize, then turn, then convert colour, each on as few pixels as can be.
-    /// Where it `is_last`, the input's buffer serves the turned copy already.
+    /// Renders from the decoded input: resize and turn, then convert colour, each on as few pixels as can be.
+    /// Where it `is_last`, the input's buffer serves what follows already.
     pub(super) fn place_source(
         &mut self,
         job: &mut Job<'_>,
@@ -122,11 +121,11 @@ impl Processor {
         let size = (rendition.width as usize, rendition.height as usize);
         let size = if job.orientation >= 5 { (size.1, size.0) } else { size };
         let layout = self.target_layout(source.layout, job.to_srgb.is_some());
-        let resized = resize(&mut self.resizer, &mut self.buffers, source, crop, layout, size, flips(job.orientation))?;
+        let turned =
+            resize_oriented(&mut self.resizer, &mut self.buffers, source, crop, layout, size, job.orientation)?;
         if is_last && let Some(source) = job.source.take() {
             source.recycle(&mut self.buffers);
         }
-        let turned = orient(&mut self.buffers, resized, job.orientation)?;
         let converted = match &job.to_srgb {
             Some(to_srgb) => to_srgb.apply(&mut self.buffers, turned)?,
             None if turned.layout == Layout::Cmyk => to_rgb(&mut self.buffers, turned)?,
