@@ -9,7 +9,7 @@ use crate::{
     sweep,
 };
 use anyhow::Context;
-use apalis::prelude::Monitor;
+use apalis::prelude::{Event, Monitor};
 use apalis_fred::Canary;
 use clap::{Parser, Subcommand};
 use oneiro_core::{
@@ -22,7 +22,13 @@ use oneiro_core::{
 };
 use oneiro_events::Broker;
 use oneiro_pipeline::{Format, PipelineError, Processor, Settings};
-use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// In-flight image jobs for each pixel thread: while one is worked on, another is fetched or stored.
@@ -60,7 +66,8 @@ ONEIRO_<SECTION>_<KEY> for every key of config/default.toml. Start as many worke
 Example: REDIS_URL=redis://127.0.0.1:6379 STORAGE_URL=file:///var/lib/oneiro worker
 
 SIGTERM or Ctrl-C: takes no new job, finishes what runs within worker.shutdown_grace_seconds, hands the rest back to the queue unspent.
-A second signal ends it at once; its jobs then run elsewhere within seconds. Exit status: 0 stopped, 1 failed, 64 wrong configuration.";
+A second signal ends it at once; its jobs then run elsewhere within seconds. `oneiro workers stop` does the same from afar: the process ends
+when one of its workers was told to stop. Exit status: 0 stopped, 1 failed, 64 wrong configuration.";
 
 /// The whole of `main`.
 pub fn run() -> ExitCode {
@@ -211,12 +218,20 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
         grace,
         canary,
     };
-    let monitor = registry::register(Monitor::new(), &plan, &shared).shutdown_timeout(grace + HAND_BACK);
+    // A process that has lost one of its workers would look well and leave that queue alone: it ends, so that whoever started it knows.
+    let ended = Ended::default();
+    let monitor = registry::register(ended.watched(Monitor::new()), &plan, &shared).shutdown_timeout(grace + HAND_BACK);
     tracing::info!(worker.id = plan.name, threads, images_at_once = plan.images_at_once, "working");
     let signal = {
-        let stop = stop.clone();
+        let (stop, ended) = (stop.clone(), ended.clone());
         async move {
-            process::stop_signal().await?;
+            tokio::select! {
+                signal = process::stop_signal() => signal?,
+                () = ended.token.cancelled() => {
+                    tracing::info!("one of this process's workers ended: so does the process");
+                    tokio::spawn(process::end_at_signal());
+                }
+            }
             tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new job is taken");
             stop.cancel();
             Ok(())
@@ -227,6 +242,34 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
     if let Err(error) = sweeper.await {
         tracing::warn!(%error, "the sweep did not end well");
     }
+    if let Some(error) = ended.error.get() {
+        anyhow::bail!("a queue's worker failed: {error}");
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether one of the process's workers has ended: told to from outside (`oneiro workers stop`), or by an error.
+#[derive(Debug, Clone, Default)]
+struct Ended {
+    token: CancellationToken,
+    error: Arc<OnceLock<String>>,
+}
+
+impl Ended {
+    fn watched(&self, monitor: Monitor) -> Monitor {
+        let (told, failed) = (self.clone(), self.clone());
+        monitor
+            .on_event(move |_, event| {
+                if matches!(event, Event::Stop) {
+                    told.token.cancel();
+                }
+            })
+            // Never in this process: what broke a worker may have broken more.
+            .should_restart(move |worker, error| {
+                failed.error.get_or_init(|| format!("{}: {error}", worker.name()));
+                failed.token.cancel();
+                false
+            })
+    }
 }

@@ -218,7 +218,7 @@ pub(crate) enum WorkersCommand {
     Quiet(WorkerArgs),
     /// Let a quiet worker take jobs again.
     Wake(WorkerArgs),
-    /// Tell a worker to finish what runs and stop.
+    /// Tell a worker to finish what runs and stop; its process ends with it.
     Stop(WorkerArgs),
     /// Ask a worker whether it lives.
     Ping(WorkerArgs),

@@ -55,12 +55,20 @@ pub async fn stop_signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::warn!("stopping at once");
-        std::process::exit(1);
-    });
+    tokio::spawn(end_at_signal());
     Ok(())
+}
+
+/// Ends the process at the next SIGTERM or Ctrl-C: for one that stops already.
+pub async fn end_at_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tracing::warn!("stopping at once");
+    std::process::exit(1);
 }
 
 #[expect(clippy::print_stderr, reason = "before logging is configured")]

@@ -6,6 +6,7 @@ use apalis_core::backend::TaskSink;
 use apalis_redis::{Config, RedisStorage};
 use oneiro_tests::{Form, Oneiro, Tier, eventually, photo};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Runs `oneiro ARGS --json` and reads its answer.
 async fn json(oneiro: &Oneiro, args: &[&str]) -> Result<Value> {
@@ -140,6 +141,32 @@ async fn queues_and_workers_are_shown_paused_and_resumed() -> Result<()> {
     text(&oneiro, &["queues", "resume", "images"]).await?;
     ada.settled(id, "completed").await?;
     assert!(text(&oneiro, &["queues"]).await?.contains("images"));
+    Ok(())
+}
+
+/// The whole process: left with its deletions it would look well, and images would wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_finishes_what_runs_and_ends() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(1).start().await?;
+    let (ada, large) = (oneiro.user(1)?, photo::jpeg(3000, 2000, 1)?);
+    let number = eventually("the worker is known", async || {
+        let workers = json(&oneiro, &["workers"]).await?;
+        let images = workers.as_array().into_iter().flatten().find(|worker| worker["queue"] == "images").cloned();
+        Ok(images.and_then(|worker| worker["number"].as_u64()))
+    })
+    .await?;
+    let form = (1..=6).fold(Form::new("Last", "text"), |form, n| form.image(n, large.clone(), u64::from(n)));
+    let id = ada.dream(form).await?;
+    text(&oneiro, &["workers", "stop", "images", &number.to_string()]).await?;
+    let status = tokio::time::timeout(Duration::from_secs(30), oneiro.worker(0)?.ended()).await??;
+    assert_eq!(status.code(), Some(0), "{}", oneiro.worker(0)?.output()?);
+    assert_eq!(json(&oneiro, &["workers"]).await?, serde_json::json!([]));
+    // What it did not come to waits for the next one, as if nobody had ever taken it.
+    oneiro.start_worker()?;
+    ada.settled(id, "completed").await?;
+    let jobs = json(&oneiro, &["jobs", "list", "--state", "completed"]).await?;
+    let failed: Vec<&Value> = jobs.as_array().into_iter().flatten().map(|job| &job["attempts"]).collect();
+    assert_eq!(failed, vec![&Value::from(0); 6], "{jobs}");
     Ok(())
 }
 

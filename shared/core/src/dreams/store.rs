@@ -13,12 +13,13 @@
 //! `unsettled` before its record is written and leaves it after its terminal event is published, so whatever was interrupted is found
 //! by the worker's sweep.
 
+mod lists;
+
 use super::{DeletionState, Dream, DreamId, ImageId, ImageUpdate};
 use crate::{auth::UserId, clock, config::DreamsConfig, storage::Storage};
 use fred::{
     clients::Client,
     interfaces::{KeysInterface, SortedSetsInterface},
-    types::FromValue,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use oneiro_events::{Broker, Commit, EventError, Position};
@@ -26,6 +27,8 @@ use std::time::Duration;
 
 /// A change that meets this many other writers in a row gives up. Writers of one dream are its images' workers, a handful.
 const MAX_CONFLICTS: u32 = 200;
+/// Times that a page is filled up where entries of the list have no record.
+const MAX_PAGE_READS: u32 = 20;
 /// Documents of one page that are read at once.
 const READS_AT_ONCE: usize = 16;
 
@@ -112,62 +115,6 @@ impl DreamStore {
         Ok(id)
     }
 
-    /// Notes that originals are stored for a dream whose record does not name them yet, so that they are swept up should it never do so.
-    /// Nobody ends it but the sweep: another addition to the same dream may be under way.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn begin_addition(&self, id: DreamId) -> Result<(), StoreError> {
-        self.note(&self.uploading_key(), id.to_string()).await
-    }
-
-    /// Ends what [`DreamStore::begin`] began: the record is written, or nothing of the upload is left.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`]: then the sweep does it.
-    pub async fn end_upload(&self, id: DreamId) -> Result<(), StoreError> {
-        let () = self.client.zrem(self.uploading_key(), id.get()).await?;
-        Ok(())
-    }
-
-    /// Up to `limit` ids whose upload began more than `age` ago.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn abandoned_uploads(&self, age: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
-        Ok(dream_ids(self.older(&self.uploading_key(), age, limit).await?))
-    }
-
-    /// Notes that variants of an image are being removed while a job may still be storing some below `folder`.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn note_removed(&self, id: DreamId, folder: &str) -> Result<(), StoreError> {
-        self.note(&self.removed_key(), removed_entry(id, folder)).await
-    }
-
-    /// Up to `limit` dreams and folders that were noted so more than `age` ago.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn removed(&self, age: Duration, limit: i64) -> Result<Vec<(DreamId, String)>, StoreError> {
-        let entries: Vec<String> = self.older(&self.removed_key(), age, limit).await?;
-        let parsed = entries.iter().filter_map(|entry| {
-            let (id, folder) = entry.split_once(' ')?;
-            Some((DreamId::new(id.parse().ok()?)?, folder.to_owned()))
-        });
-        Ok(parsed.collect())
-    }
-
-    /// Nothing unwanted can be below the folder any more.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn forget_removed(&self, id: DreamId, folder: &str) -> Result<(), StoreError> {
-        let () = self.client.zrem(self.removed_key(), removed_entry(id, folder)).await?;
-        Ok(())
-    }
-
     /// Takes a new image id.
     ///
     /// # Errors
@@ -234,6 +181,27 @@ impl DreamStore {
     /// # Errors
     /// As [`DreamStore::load`].
     pub async fn list(&self, owner: &UserId, limit: usize, before: Option<DreamId>) -> Result<DreamPage, StoreError> {
+        let mut page = DreamPage { dreams: Vec::new(), next: before };
+        // Ids without a record, left by an outage between the two writes, are read over: a page that comes short would look like the last.
+        for _ in 0..MAX_PAGE_READS {
+            let wanted = limit - page.dreams.len();
+            let (found, next) = self.list_entries(owner, wanted, page.next).await?;
+            page.dreams.extend(found);
+            page.next = next;
+            if page.dreams.len() >= limit || next.is_none() {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// What is left of the next `limit` entries of an owner's list, and where to go on.
+    async fn list_entries(
+        &self,
+        owner: &UserId,
+        limit: usize,
+        before: Option<DreamId>,
+    ) -> Result<(Vec<Dream>, Option<DreamId>), StoreError> {
         let top = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
         // One more than asked for tells whether there is a next page.
         let window = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
@@ -246,7 +214,7 @@ impl DreamStore {
         let found: Vec<Option<Dream>> =
             stream::iter(ids).map(|id| self.load(id)).buffered(READS_AT_ONCE).try_collect().await?;
         let dreams = found.into_iter().flatten().filter(|dream| !dream.is_deleted() && dream.owner == *owner).collect();
-        Ok(DreamPage { dreams, next })
+        Ok((dreams, next))
     }
 
     /// Changes a record: reads it, lets `change` decide, writes it unless somebody else did meanwhile, then begins again.
@@ -347,48 +315,6 @@ impl DreamStore {
         Ok(())
     }
 
-    /// Up to `limit` dreams that wait for an outcome and have not moved for `idle`.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn unsettled(&self, idle: Duration, limit: i64) -> Result<Vec<DreamId>, StoreError> {
-        Ok(dream_ids(self.older(&self.unsettled_key(), idle, limit).await?))
-    }
-
-    async fn older<T: FromValue>(&self, key: &str, idle: Duration, limit: i64) -> Result<Vec<T>, StoreError> {
-        let before = clock::unix_millis().saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        Ok(self.client.zrangebyscore(key, f64::NEG_INFINITY, before as f64, false, Some((0, limit))).await?)
-    }
-
-    /// Notes that something was done about an unsettled dream: the sweep looks again only after a while.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn touch(&self, id: DreamId) -> Result<(), StoreError> {
-        self.note(&self.unsettled_key(), id.to_string()).await
-    }
-
-    async fn note(&self, key: &str, what: String) -> Result<(), StoreError> {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are below 2^53")]
-        let entry = (clock::unix_millis() as f64, what);
-        let () = self.client.zadd(key, None, None, false, false, vec![entry]).await?;
-        Ok(())
-    }
-
-    /// Takes a dream off the unsettled ones, unless it has become one again meanwhile.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Corrupt`].
-    pub async fn forget_unsettled(&self, id: DreamId) -> Result<(), StoreError> {
-        let () = self.client.zrem(self.unsettled_key(), id.get()).await?;
-        // A retry may have entered it between our look at the record and the removal.
-        match self.load(id).await? {
-            Some(dream) if !dream.is_settled() => self.touch(id).await,
-            _ => Ok(()),
-        }
-    }
-
     /// Lets one process at a time do what `name` says: `true` for the one that may, for `lease` from now.
     ///
     /// # Errors
@@ -452,26 +378,6 @@ impl DreamStore {
     fn user_key(&self, owner: &UserId) -> String {
         format!("{}:user:{owner}:dreams", self.prefix)
     }
-
-    fn uploading_key(&self) -> String {
-        format!("{}:dreams:uploading", self.prefix)
-    }
-
-    fn removed_key(&self) -> String {
-        format!("{}:media:removed", self.prefix)
-    }
-
-    fn unsettled_key(&self) -> String {
-        format!("{}:dreams:unsettled", self.prefix)
-    }
-}
-
-fn removed_entry(id: DreamId, folder: &str) -> String {
-    format!("{id} {folder}")
-}
-
-fn dream_ids(ids: Vec<u64>) -> Vec<DreamId> {
-    ids.into_iter().filter_map(DreamId::new).collect()
 }
 
 fn encode(dream: &Dream) -> Vec<u8> {
