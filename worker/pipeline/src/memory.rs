@@ -30,12 +30,14 @@ pub fn estimate_memory(header: &Header, settings: &Settings) -> u64 {
         _ => 0,
     };
     // The resizer's intermediate has the input's width and the output's height, or the other way round when the image is turned; it is made in
-    // bands of 2 MB, or of 64 rows.
+    // bands of 2 MB, or of 64 rows. Planes of single bytes have it twice, the second time with columns for rows.
     let largest = |side: fn(&Rendition) -> u32| u64::from(renditions.iter().map(side).max().unwrap_or(0));
     let (out_w, out_h) = (largest(|rendition| rendition.width), largest(|rendition| rendition.height));
     let channels =
         if header.format == Format::Jpeg && header.components == 3 { 1 } else { u64::from(header.components) };
-    let resizer = (channels * (width.div_ceil(divisor) * out_h).max(height.div_ceil(divisor) * out_w)).min(4 << 20);
+    let copies_between = if channels == 1 { 2 } else { 1 };
+    let between = (width.div_ceil(divisor) * out_h).max(height.div_ceil(divisor) * out_w);
+    let resizer = (copies_between * channels * between).min(4 << 20);
     let rendition =
         renditions.iter().map(|rendition| u64::from(rendition.width) * u64::from(rendition.height)).max().unwrap_or(0);
     // Bytes a pixel of a rendition: itself and its turned copy; as RGB and converted, where the profile or the output asks for it.
