@@ -197,3 +197,23 @@ async fn every_documented_metric_is_scraped_and_every_scraped_one_is_documented(
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stands_still_is_told_as_stuck_and_not_as_alive() -> Result<()> {
+    let mut oneiro = Oneiro::builder().workers(1).start().await?;
+    let metrics = format!("{}/metrics", oneiro.url(Tier::Api));
+    let told = async |lines: [&str; 2]| {
+        eventually(lines[0], async || {
+            let scrape = scrape(&metrics).await?;
+            Ok(lines.iter().all(|line| scrape.lines().any(|told| told == *line)).then_some(()))
+        })
+        .await
+    };
+    let (alive, stuck) = (r#"oneiro_queue_workers{queue="images"}"#, r#"oneiro_queue_workers_stuck{queue="images"}"#);
+    told([&format!("{alive} 1"), &format!("{stuck} 0")]).await?;
+    // Its lease runs out in five seconds, and there is no other worker to recover what it holds.
+    oneiro.worker(0)?.freeze()?;
+    told([&format!("{alive} 0"), &format!("{stuck} 1")]).await?;
+    oneiro.worker(0)?.thaw()?;
+    told([&format!("{alive} 1"), &format!("{stuck} 0")]).await
+}

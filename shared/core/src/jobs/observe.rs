@@ -2,7 +2,7 @@
 //! has to be the one that counts.
 
 use super::Queues;
-use apalis_fred::{Queue, QueueError};
+use apalis_fred::{Health, Queue, QueueError};
 use metrics::gauge;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Queues {
 }
 
 async fn observe(queue: &Queue, target_wait: Duration) -> Result<(), QueueError> {
-    let (stats, forecast) = tokio::try_join!(queue.stats(), queue.forecast())?;
+    let (stats, forecast, workers) = tokio::try_join!(queue.stats(), queue.forecast(), queue.workers())?;
     let name = queue.name().to_string();
     let states = [
         ("scheduled", stats.scheduled),
@@ -39,7 +39,9 @@ async fn observe(queue: &Queue, target_wait: Duration) -> Result<(), QueueError>
     set("oneiro_queue_waiting_bytes", stats.waiting_bytes as f64);
     set("oneiro_queue_oldest_wait_seconds", stats.oldest_available_age.unwrap_or_default().as_secs_f64());
     set("oneiro_queue_paused", f64::from(u8::from(stats.is_paused)));
-    set("oneiro_queue_workers", stats.workers as f64);
+    let stuck = workers.iter().filter(|worker| matches!(worker.health, Health::Stuck { .. })).count();
+    set("oneiro_queue_workers", workers.iter().filter(|worker| !worker.is_late).count() as f64);
+    set("oneiro_queue_workers_stuck", stuck as f64);
     set("oneiro_queue_wanted_workers", forecast.wanted_workers(target_wait).map_or(f64::NAN, |count| count as f64));
     set("oneiro_queue_arrivals_per_second", forecast.arrivals_per_second);
     set("oneiro_queue_completions_per_second", forecast.completions_per_second);
