@@ -33,6 +33,7 @@ script!(MARK, "base.lua", "mark.lua");
 script!(STATS, "base.lua", "stats.lua");
 script!(FORECAST, "base.lua", "measure.lua", "forecast.lua");
 script!(WORKERS, "base.lua", "workers.lua");
+script!(TELL, "base.lua", "tell.lua");
 script!(CONFIGURE, "base.lua", "common.lua", "configure.lua");
 script!(VACUUM, "base.lua", "common.lua", "vacuum.lua");
 script!(OUTCOME, "base.lua", "outcome.lua");

@@ -133,7 +133,10 @@ impl Queue {
     }
 
     async fn configure(&self, pairs: Vec<Value>) -> Result<(), QueueError> {
-        self.register().await?;
+        if let Err(error) = self.register().await {
+            // A full Redis refuses the name and takes the settings; this handle's next call sends the name again.
+            tracing::debug!(%error, "failed to note the queue's name");
+        }
         let _: i64 = self.run(&scripts::CONFIGURE, pairs).await?;
         Ok(())
     }

@@ -152,9 +152,10 @@ impl Queue {
     }
 
     pub(crate) async fn tell(&self, number: u32, command: String) -> Result<(), QueueError> {
-        let key = self.key(&format!("ctl:{number}"));
-        let _: i64 = self.command("RPUSH", vec![key.clone().into(), command.into()]).await?;
-        let _: i64 = self.command("EXPIRE", vec![key.into(), 60.into()]).await?;
+        /// A worker that takes longer to come for it is gone, or has another number.
+        const KEPT_S: i64 = 60;
+        let args = vec![format!("ctl:{number}").into(), command.into(), KEPT_S.into()];
+        let _: i64 = self.run(&scripts::TELL, args).await?;
         Ok(())
     }
 }

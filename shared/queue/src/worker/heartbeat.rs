@@ -149,10 +149,9 @@ async fn listen(weak: &Weak<Shared>, at: usize, calls: &WithOptions<Client>, key
 }
 
 async fn answer(queue: &Queue, calls: &WithOptions<Client>, nonce: &str) -> Result<(), QueueError> {
-    let key = queue.key(&format!("pong:{nonce}"));
-    let push = CustomCommand::new_static("RPUSH", ClusterHash::FirstKey, false);
-    let _: i64 = calls.custom(push, vec![key.clone(), "1".to_owned()]).await?;
-    let expire = CustomCommand::new_static("EXPIRE", ClusterHash::FirstKey, false);
-    let _: i64 = calls.custom(expire, vec![key, "10".to_owned()]).await?;
+    /// Longer than anybody waits for it.
+    const KEPT_S: i64 = 10;
+    let args = vec![format!("pong:{nonce}").into(), 1.into(), KEPT_S.into()];
+    let _: i64 = scripts::run(calls, &scripts::TELL, queue.prefix(), args).await?;
     Ok(())
 }

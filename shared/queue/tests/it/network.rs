@@ -163,6 +163,36 @@ async fn workers_that_start_or_lose_their_connections_while_redis_is_full_empty_
 }
 
 #[tokio::test]
+async fn an_operator_sets_up_a_full_queue_and_is_heard_by_its_workers() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    // A handle that has not noted the queue's name yet, as that of a tool that has just started.
+    let operator = server.queue("q").await;
+    operator.pause().await.unwrap();
+    assert!(operator.stats().await.unwrap().is_paused);
+    operator.limit_rate(1.0, 1).await.unwrap();
+    operator.unlimit_rate().await.unwrap();
+    operator.cap_groups(Some(1)).await.unwrap();
+    operator.cap_groups(None).await.unwrap();
+    operator.resume().await.unwrap();
+    let number = operator.workers().await.unwrap()[0].number;
+    let is_quiet = async || operator.workers().await.unwrap()[0].is_quiet;
+    operator.quiet_worker(number).await.unwrap();
+    eventually("quiet", || async { is_quiet().await }).await;
+    operator.wake_worker(number).await.unwrap();
+    eventually("loud", || async { !is_quiet().await }).await;
+    assert!(operator.ping_worker(number, PATIENCE).await.unwrap().is_some(), "no answer");
+    operator.stop_worker(number).await.unwrap();
+    tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    operator.pause().await.unwrap();
+    assert_eq!(server.command::<Vec<String>>(&["SMEMBERS", "aq:queues"]).await, ["q"]);
+}
+
+#[tokio::test]
 async fn the_end_of_a_job_that_comes_after_its_lease_was_over_changes_nothing() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.port).await;
