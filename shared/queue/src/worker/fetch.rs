@@ -154,7 +154,9 @@ impl Fetcher {
     /// Whether this worker takes jobs of this queue at all now.
     pub(super) fn is_open(&self) -> bool {
         let is_ending = self.stop_at.is_some() || self.shared.is_closing.load(Ordering::Acquire);
-        !is_ending && !self.shared.worker.is_paused() && !self.source().is_quiet.load(Ordering::Relaxed)
+        let source = self.source();
+        let is_quiet = self.shared.worker.is_paused() || source.is_quiet.load(Ordering::Relaxed);
+        !is_ending && !is_quiet && source.is_alive()
     }
 
     /// Whether it may ask for jobs now.

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fred::{
@@ -51,6 +51,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
 async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
     let is_wanted = || weak.upgrade().is_some_and(|shared| !shared.is_closed.load(Ordering::Acquire));
     let Some(client) = connected(client, is_wanted).await else { return };
+    let mut is_missed = false;
     loop {
         let Some(shared) = weak.upgrade() else { break };
         if shared.is_closed.load(Ordering::Acquire) {
@@ -65,11 +66,18 @@ async fn beat(weak: &Weak<Shared>, at: usize, client: &Client) {
         });
         if let Err(error) = sign_of_life(&shared, at, &calls).await {
             tracing::debug!(%error, worker.name = shared.worker.name(), "failed to give a sign of life");
+            if !is_missed && !source.is_alive() {
+                is_missed = true;
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), worker.name = shared.worker.name(), queue.name = %source.queue.name(), "signs of life are not answered, the worker takes no jobs until one is");
+            }
             // A queue out of reach offers nothing.
             source.pulse.offer(false);
             renew_after(&client, &error).await;
             tokio::time::sleep(interval / 2).await;
             continue;
+        }
+        if std::mem::take(&mut is_missed) {
+            tracing::info!(worker.name = shared.worker.name(), queue.name = %source.queue.name(), "signs of life are answered again");
         }
         let key = source.queue.key(&format!("ctl:{}", source.number.load(Ordering::Relaxed)));
         drop(shared);
@@ -104,10 +112,12 @@ async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -
             RECOVER.into(),
             shared.kind.as_str().into(),
         ];
+        let sent = Instant::now();
         let reply: Vec<i64> = scripts::run(calls, &scripts::BEAT, source.queue.prefix(), args).await?;
         let [status, recovered, more, is_waiting] = reply[..] else {
             return Err(QueueError::Corrupt { what: "an answer to a heartbeat that cannot be read" });
         };
+        source.note_beat(sent);
         if status == 1 && number > 0 {
             // Taken for dead: the fetch task gives up what it held and registers anew.
             source.number.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).ok();

@@ -77,8 +77,27 @@ pub(crate) struct Source {
     /// Something for the fetch task to look at.
     pub(crate) stir: Notify,
     pub(crate) pulse: Pulse,
+    /// When the last sign of life that Redis answered was sent.
+    beaten_at: Mutex<Option<Instant>>,
     /// An operator wants the worker to take no new jobs of this queue.
     pub(crate) is_quiet: AtomicBool,
+}
+
+impl Source {
+    /// Redis answered a sign of life that was sent then. The first one, or the first after a pause, lets the fetch task claim.
+    pub(crate) fn note_beat(&self, sent: Instant) {
+        let was_alive = self.is_alive();
+        *self.beaten_at.lock() = Some(sent);
+        if !was_alive {
+            self.stir.notify_one();
+        }
+    }
+
+    /// Whether the heartbeat renews this worker's leases. While it does not, jobs would be claimed only to be taken for a dead worker's.
+    pub(crate) fn is_alive(&self) -> bool {
+        let lease = Duration::from_millis(u64::try_from(self.queue.options().lease_ms()).unwrap_or(u64::MAX));
+        self.beaten_at.lock().is_some_and(|sent| sent.elapsed() < lease)
+    }
 }
 
 pub(crate) struct Shared {
@@ -120,6 +139,7 @@ impl Shared {
             early_cancels: Mutex::default(),
             stir: Notify::new(),
             pulse: Pulse::new(),
+            beaten_at: Mutex::default(),
             is_quiet: AtomicBool::new(false),
         };
         Self {

@@ -7,7 +7,7 @@ use apalis_core::{
     task::data::Data,
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
-use apalis_fred::{Canary, FredStorage, Health, Queue, QueueOptions, WorkerOptions};
+use apalis_fred::{Canary, FredStorage, Health, Queue, QueueOptions, State, WorkerOptions};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
@@ -138,4 +138,47 @@ async fn a_worker_that_waits_for_redis_is_not_stuck() {
     eventually("both are back", || async { queue.workers().await.is_ok_and(|workers| workers.len() == 2) }).await;
     before.stop().await;
     after.stop().await;
+}
+
+/// Each of a worker's connections comes and goes by itself, so its jobs must not depend on the others' luck.
+#[tokio::test]
+async fn a_worker_whose_heartbeat_is_refused_takes_no_jobs_until_it_beats() {
+    let server = Server::start().await;
+    let queue = queue_with_quick_beats(&server).await;
+    let refused = async || -> u64 {
+        let info: String = server.command(&["INFO", "errorstats"]).await;
+        // Versions of Redis differ in the code that they give what a script may not do.
+        let count = |line: &str| -> Option<u64> {
+            let (code, count) = line.strip_prefix("errorstat_")?.split_once(":count=")?;
+            ["ERR", "NOPERM"].contains(&code).then(|| count.trim().parse().unwrap())
+        };
+        info.lines().filter_map(count).sum()
+    };
+    let refuse = async |beats: u64| {
+        let before = refused().await;
+        // Of what a worker sends, only its signs of life say this; they are sent six times in a lease while they fail.
+        let _: () = server.command(&["ACL", "SETUSER", "default", "-srandmember"]).await;
+        eventually("refused", || async { refused().await >= before + beats }).await;
+    };
+    let allow = async || {
+        let _: () = server.command(&["ACL", "SETUSER", "default", "+srandmember"]).await;
+    };
+    refuse(0).await;
+    let worker = start(&queue, WorkerOptions::default());
+    let first = queue.push(act(Act::Succeed, "first")).await.unwrap().id;
+    // It was never heard of.
+    eventually("registered", || async { queue.workers().await.unwrap().len() == 1 }).await;
+    refuse(4).await;
+    assert_eq!((worker.log.of("first").len(), queue.job(&first).await.unwrap().unwrap().state), (0, State::Available));
+    allow().await;
+    eventually("first", || async { worker.log.of("first").len() == 1 }).await;
+    // It was, but not for longer than its lease.
+    refuse(12).await;
+    let second = queue.push(act(Act::Succeed, "second")).await.unwrap().id;
+    refuse(4).await;
+    assert_eq!((worker.log.of("second").len(), queue.job(&second).await.unwrap().unwrap().state), (0, State::Available));
+    allow().await;
+    eventually("second", || async { queue.job(&second).await.unwrap().unwrap().state == State::Completed }).await;
+    assert_eq!((worker.log.of("second"), queue.job(&second).await.unwrap().unwrap().kills), (vec![1], 0));
+    worker.stop().await;
 }
