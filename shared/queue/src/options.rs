@@ -1,6 +1,6 @@
 //! Settings of a queue handle.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{KeyRing, keys::DEFAULT_PREFIX};
 
@@ -95,12 +95,34 @@ impl QueueOptions {
     }
 }
 
-/// Whole milliseconds as Redis takes them.
+/// Longest time that is told to Redis or waited for, as good as for ever: a thousand years of 365 days. Redis adds times to the clock and
+/// refuses what overflows, in the midst of a script; and [`Instant`] cannot hold every sum.
+const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+
+/// Whole milliseconds as Redis takes them; at most those of a thousand years.
 pub(crate) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The time so long from now; in a thousand years at the latest.
+pub(crate) fn after(wait: Duration) -> Instant {
+    Instant::now() + wait.min(LONGEST)
 }
 
 /// A count as Redis takes it.
 pub(crate) fn int(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_times_leave_room_for_the_clock_that_they_are_added_to() {
+        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert!(millis(Duration::MAX).checked_add(millis(now)).is_some());
+        assert_eq!(millis(now), i64::try_from(now.as_millis()).unwrap());
+        assert!(after(Duration::MAX) > Instant::now() + Duration::from_secs(900 * 365 * 24 * 3_600));
+    }
 }

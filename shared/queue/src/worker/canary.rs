@@ -162,7 +162,8 @@ fn all_slots_taken(shared: &Shared) -> Option<Instant> {
     let held = shared.held.lock();
     let started: Vec<_> = held.values().filter_map(|job| Some((job.started_at()?, job.timeout()))).collect();
     let is_over = |(at, timeout): &(Instant, Option<Duration>)| {
-        at.elapsed() > timeout.map_or(options.stuck_after, |timeout| timeout + options.cancel_grace + STALL)
+        let own = |timeout: Duration| timeout.saturating_add(options.cancel_grace).saturating_add(STALL);
+        at.elapsed() > timeout.map_or(options.stuck_after, own)
     };
     if started.len() < options.concurrency.max(1) || !started.iter().all(is_over) {
         return None;

@@ -24,7 +24,7 @@ use super::{
     step::{self, Claim, Reply, Status, Step},
     wait::{self, Wait, Woken},
 };
-use crate::{QueueError, scripts};
+use crate::{QueueError, options::after, scripts};
 
 /// Most jobs claimed by one call; also the gap left in the tokens after a call whose fate is unknown.
 pub(super) const MOST_CLAIMED: usize = 500;
@@ -212,7 +212,7 @@ impl Fetcher {
             return;
         }
         let grace = self.shared.options.shutdown_grace;
-        let stop_at = *self.stop_at.get_or_insert_with(|| Instant::now() + grace);
+        let stop_at = *self.stop_at.get_or_insert_with(|| after(grace));
         let unstarted: Vec<Task<Vec<u8>>> = self.shared.buffer.lock().drain(..).collect();
         for task in unstarted {
             if let Some(context) = task.data().get::<JobContext>() {
@@ -362,7 +362,7 @@ impl Fetcher {
             metrics::counter!("queue_late_acks_total", "queue" => source.queue.name().to_string())
                 .increment(reply.lost.len() as u64);
         }
-        self.due = reply.next_due.map(|wait| Instant::now() + wait);
+        self.due = reply.next_due.map(after);
         self.is_hungry = reply.has_more;
         match reply.status {
             Status::Fine => {

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use apalis_fred::{JobFilter, QueueOptions, Retention, State, Unique, WorkerOptions};
+use apalis_fred::{Health, JobFilter, QueueOptions, Retention, State, Unique, WorkerOptions};
 
 use crate::{
-    redis::{Server, eventually},
+    redis::{PATIENCE, Server, eventually},
     worker::{Act, act, claim_and_vanish, start},
 };
 
@@ -233,6 +233,47 @@ async fn workers_at_rest_share_the_tokens_of_a_rate_and_none_sleeps_when_they_ru
     for worker in workers {
         worker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn durations_without_end_lose_no_job_and_hold_nothing_up() {
+    const EVER: Duration = Duration::MAX;
+    let server = Server::start().await;
+    let options = QueueOptions {
+        result_ttl: EVER,
+        retention_completed: Retention::new(EVER, u64::MAX),
+        retention_dead: Retention::new(EVER, u64::MAX),
+        max_latency: Some(EVER),
+        ..QueueOptions::default()
+    };
+    let queue = server.queue_with("q", options).await;
+    let worker = start(
+        &queue,
+        WorkerOptions {
+            concurrency: 1,
+            shutdown_grace: EVER,
+            cancel_grace: EVER,
+            stuck_after: EVER,
+            ..WorkerOptions::default()
+        },
+    );
+    let unique = act(Act::Return("kept".into()), "a").unique("k", Unique::For(EVER)).timeout(EVER);
+    let id = queue.push(unique.clone()).await.unwrap().id;
+    let outcome = queue.wait(id).await.unwrap();
+    assert_eq!((outcome.state, outcome.result.as_deref()), (Some(State::Completed), Some("\"kept\"")));
+    let twin = act(Act::Succeed, "twin").unique("k", Unique::For(EVER));
+    assert_eq!(queue.push(twin).await.unwrap().id, id);
+    let later = queue.push(act(Act::Succeed, "later").run_in(EVER)).await.unwrap().id;
+    assert_eq!(queue.job(&later).await.unwrap().unwrap().state, State::Scheduled);
+    let hang = queue.push(act(Act::Hang, "hang").timeout(EVER)).await.unwrap().id;
+    eventually("running", || async { worker.log.of("hang").len() == 1 }).await;
+    // Its sign of life says how it is, with all its slots taken.
+    eventually("consuming", || async { queue.workers().await.unwrap()[0].health == Health::Consuming }).await;
+    worker.context.stop().unwrap();
+    queue.cancel(&hang).await.unwrap();
+    tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker does not end").unwrap();
+    assert_eq!(queue.job(&hang).await.unwrap().unwrap().state, State::Cancelled);
+    assert_eq!(queue.vacuum(EVER).await.unwrap(), 0);
 }
 
 /// A clock that was set back cannot be had in a test, but what it leaves behind can: a bucket that was filled in the future.
