@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{Queue, QueueError, RetryPolicy, options::millis, queue::id_value, scripts};
 
-/// Wait of a job whose handler asked to be called later without saying when.
+/// Wait of a job whose handler asked to be called later without saying when, or that could not be begun.
 const DEFERRED: Duration = Duration::from_secs(1);
 
 /// Wraps handlers in [`Settle`].
@@ -67,6 +67,8 @@ enum Interrupted {
     TimedOut(Duration),
     #[error("panicked: {0}")]
     Panicked(String),
+    #[error("could not be begun: {0}")]
+    NotBegun(String),
 }
 
 /// Sees to it that a job whose run is dropped (its worker's future was) goes back to the queue.
@@ -113,7 +115,18 @@ where
         };
         let held = Held { shared: Arc::clone(&self.layer.shared), context: context.clone(), is_settled: false };
         let policy = self.layer.policy;
-        let run = self.service.call(task).map(|outcome| outcome.map_err(Into::into));
+        // What apalis makes a run of may panic at once, outside of the run: it does where it finds the job's run before this one still
+        // there, detached by an executor (`parallelize`) that does not abort what is dropped. That must not end the worker.
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.call(task)));
+        let run = match called {
+            Ok(run) => run.map(|outcome| outcome.map_err(Into::into)),
+            Err(panic) => {
+                let error = Interrupted::NotBegun(panic_text(panic.as_ref()));
+                tracing::warn!(%error, job.id = %context.id(), "a job goes back to be tried later");
+                held.settle(End::Returned { delay_ms: millis(DEFERRED) });
+                return futures::future::ready(Err(error.into())).boxed();
+            }
+        };
         async move {
             context.start();
             if context.kills() > 0 && !mark_start(&held.shared, &context).await {

@@ -74,6 +74,49 @@ async fn jobs_run_under_a_monitor_with_concurrency_parallel_tasks_tracing_and_ca
     assert!(queue.workers().await.unwrap().is_empty());
 }
 
+/// `tokio::spawn` lets go of a handler whose run is over: what was a timeout for the store is none for it.
+#[tokio::test]
+async fn the_attempt_after_one_that_was_detached_waits_for_its_end_and_the_worker_lives() {
+    async fn linger(_: Step, context: JobContext, seen: Data<Arc<Mutex<Vec<u32>>>>, door: Data<Arc<Notify>>) {
+        seen.lock().push(context.attempt());
+        if context.attempt() == 1 {
+            door.notified().await;
+        }
+    }
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let (seen, door) = (Arc::new(Mutex::new(Vec::<u32>::new())), Arc::new(Notify::new()));
+    let storage = FredStorage::<Step>::new(queue.clone(), WorkerOptions::default()).retry_policy(RetryPolicy {
+        max_attempts: 5,
+        base: Duration::from_millis(1),
+        cap: Duration::from_millis(5),
+    });
+    let context = WorkerContext::new("detached");
+    let worker = WorkerBuilder::new(&context)
+        .backend(storage)
+        .data(Arc::clone(&seen))
+        .data(Arc::clone(&door))
+        .parallelize(tokio::spawn)
+        .build(linger);
+    let checks = async {
+        let job = NewJob::new(&Step { panics: false }).unwrap().timeout(Duration::from_millis(200));
+        let id = queue.push(job).await.unwrap().id;
+        // Failed once, and put off since.
+        eventually("put off", || async {
+            queue.job(&id).await.unwrap().is_some_and(|job| (job.state, job.attempts) == (State::Scheduled, 1))
+        })
+        .await;
+        assert_eq!(*seen.lock(), [1]);
+        door.notify_one();
+        let outcome = queue.wait(id).await.unwrap();
+        assert_eq!(outcome.state, Some(State::Completed));
+        assert_eq!(seen.lock()[..2], [1, 2]);
+        context.stop().unwrap();
+    };
+    let (ended, ()) = tokio::join!(worker.run(), checks);
+    ended.unwrap();
+}
+
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_under_apaliss_catch_panic_layer_and_an_abort_is_not() {
     async fn fall(step: Step, context: JobContext) -> Result<(), BoxDynError> {
