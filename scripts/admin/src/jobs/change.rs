@@ -50,6 +50,7 @@ const WAITS_OR_RUNS: &str = "is waiting, running or gone";
 const HAS_NOT_ENDED: &str = "has not ended; cancel it first";
 const IS_OVER: &str = "is over already";
 const IS_GONE: &str = "is gone";
+const WENT_ON: &str = "is not in that state any more";
 
 /// One action on jobs of these queues.
 struct Change {
@@ -58,13 +59,15 @@ struct Change {
     is_dry: bool,
     broker: Broker,
     queues: Vec<Queue>,
+    /// Out of which state jobs were asked for; `None` where they were named one by one.
+    from: Option<State>,
 }
 
 pub(super) async fn run(action: Action, args: BulkArgs, config: &Config, json: bool) -> anyhow::Result<()> {
     // One connection for all of it.
     let client = redis::connect(&config.redis).await?;
     let queues = open_on(&client, config).await?;
-    let change = Change { action, is_dry: args.dry_run, broker: broker(config, client), queues };
+    let mut change = Change { action, is_dry: args.dry_run, broker: broker(config, client), queues, from: None };
     if !args.all {
         return change.by_id(args.ids, json).await;
     }
@@ -73,6 +76,7 @@ pub(super) async fn run(action: Action, args: BulkArgs, config: &Config, json: b
         (false, Some(state)) => state,
         (false, None) => bail!("--all needs --dead or --state, so that nothing is changed by mistake"),
     };
+    change.from = Some(state);
     change.all(state, &args.filter, json).await
 }
 
@@ -183,8 +187,13 @@ impl Change {
 
     async fn apply(&self, queue: &Queue, id: JobId) -> anyhow::Result<Effect> {
         Ok(match self.action {
-            Action::Retry if queue.retry(&id).await? => Effect::Done,
-            Action::Retry => Effect::Refused(WAITS_OR_RUNS),
+            Action::Retry => match self.from {
+                Some(State::Available | State::Running) => Effect::Refused(WAITS_OR_RUNS),
+                Some(state) if queue.retry_from(state, &id).await? => Effect::Done,
+                Some(_) => Effect::Refused(WENT_ON),
+                None if queue.retry(&id).await? => Effect::Done,
+                None => Effect::Refused(WAITS_OR_RUNS),
+            },
             Action::Delete => match queue.job(&id).await? {
                 None => Effect::Refused(IS_GONE),
                 Some(job) => match self.judge(&job).await? {

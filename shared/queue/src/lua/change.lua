@@ -1,6 +1,7 @@
 -- Changes one job by hand.
 -- KEYS[1]  prefix
--- ARGV[1]  what: retry, cancel, delete, reschedule, update   [2] id   [3] delay ms (reschedule) or record (update)
+-- ARGV[1]  what: retry, cancel, delete, reschedule, update   [2] id
+-- ARGV[3]  delay ms (reschedule), record (update) or the state, as in `State`, out of which only it is taken (retry; '' for any)
 -- returns  retry, reschedule, update: 1 done, 0 not possible in its state, -1 no such job
 --          cancel: 1 cancelled, 2 its worker was told, 0 already over, -1 no such job;  delete: 1, 0 it is running, -1
 local what, id = ARGV[1], ARGV[2]
@@ -54,6 +55,9 @@ if what == 'delete' then
   return 1
 end
 if what == 'retry' then
+  local place = ({ dead = DEAD, cancelled = CANCELLED, completed = DONE, scheduled = SCHED, retryable = RETRY })[ARGV[3]]
+  -- Whoever listed jobs of one state must not run those again that went on since.
+  if ARGV[3] ~= '' and not (place and call('ZSCORE', place, id)) then return 0 end
   lift()
   if is_available then return 0 end
   if is_over then

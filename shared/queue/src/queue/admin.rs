@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
-use super::{Queue, push::id_value};
+use super::{Queue, State, push::id_value};
 use crate::{JobId, KeyRing, QueueError, options::millis, scripts, seal};
 
 /// What a cancel did.
@@ -35,6 +35,14 @@ impl Queue {
     /// [`QueueError::Unavailable`] when Redis cannot be reached.
     pub async fn retry(&self, id: &JobId) -> Result<bool, QueueError> {
         Ok(self.change("retry", id, Value::from_static_str("")).await? == 1)
+    }
+
+    /// As [`retry`](Self::retry), if the job still is in this state: for jobs that were listed a while ago. `false` also when it is not.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn retry_from(&self, state: State, id: &JobId) -> Result<bool, QueueError> {
+        Ok(self.change("retry", id, state.as_str().into()).await? == 1)
     }
 
     /// Cancels a job, waiting or running.

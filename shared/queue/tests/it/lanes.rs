@@ -159,6 +159,36 @@ async fn a_job_that_is_retried_by_hand_holds_its_key_again() {
 }
 
 #[tokio::test]
+async fn a_retry_of_what_was_listed_leaves_alone_what_went_on_since() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::RetryAfter(3_600_000), "a")).await.unwrap().id;
+    let is = async |state: State| queue.job(&id).await.unwrap().unwrap().state == state;
+    assert!(!queue.retry_from(State::Available, &id).await.unwrap(), "there is nothing to retry");
+    let worker = start(&queue, WorkerOptions::default());
+    eventually("retryable", || async { is(State::Retryable).await }).await;
+    assert!(!queue.retry_from(State::Dead, &id).await.unwrap());
+    assert!(queue.retry_from(State::Retryable, &id).await.unwrap());
+    // All its attempts again: it fails once more.
+    eventually("retryable again", || async { worker.log.of("a").len() == 2 && is(State::Retryable).await }).await;
+    let running = queue.push(act(Act::Hang, "hang")).await.unwrap().id;
+    eventually("running", || async { worker.log.of("hang").len() == 1 }).await;
+    assert!(!queue.retry_from(State::Running, &running).await.unwrap());
+    queue.cancel(&running).await.unwrap();
+    eventually("cancelled", || async { queue.job(&running).await.unwrap().unwrap().state == State::Cancelled }).await;
+    assert!(!queue.retry_from(State::Retryable, &running).await.unwrap());
+    worker.stop().await;
+    assert!(queue.retry_from(State::Cancelled, &running).await.unwrap());
+    let done = queue.push(act(Act::Succeed, "done")).await.unwrap().id;
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    eventually("completed", || async { queue.job(&done).await.unwrap().unwrap().state == State::Completed }).await;
+    assert!(!queue.retry_from(State::Retryable, &done).await.unwrap(), "it would run again");
+    assert!(queue.job(&done).await.unwrap().unwrap().state == State::Completed);
+    queue.cancel(&running).await.unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn who_waits_for_a_job_is_told_that_it_was_deleted() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
