@@ -203,9 +203,10 @@ impl NewJob {
         self
     }
 
-    /// Stores nothing while another job holds the same key; the push then tells that job's id. At most 255 bytes.
+    /// Stores nothing while another job holds the same key; the push then tells that job's id. At most 255 bytes; empty means none.
     pub fn unique(mut self, key: impl Into<String>, scope: Unique) -> Self {
-        self.unique = Some((key.into(), scope));
+        let key = key.into();
+        self.unique = (!key.is_empty()).then_some((key, scope));
         self
     }
 

@@ -236,6 +236,19 @@ async fn workers_at_rest_share_the_tokens_of_a_rate_and_none_sleeps_when_they_ru
 }
 
 #[tokio::test]
+async fn an_empty_unique_key_is_none() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    for scope in [Unique::UntilDone, Unique::For(Duration::from_secs(3600))] {
+        for _ in 0..2 {
+            assert!(!queue.push(act(Act::Succeed, "a").unique("", scope)).await.unwrap().is_duplicate);
+        }
+    }
+    assert_eq!(queue.stats().await.unwrap().available, 4);
+    assert_eq!(server.command::<i64>(&["EXISTS", "aq:{q}:u:"]).await, 0);
+}
+
+#[tokio::test]
 async fn durations_without_end_lose_no_job_and_hold_nothing_up() {
     const EVER: Duration = Duration::MAX;
     let server = Server::start().await;
