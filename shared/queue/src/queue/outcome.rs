@@ -30,7 +30,7 @@ pub struct Outcome {
     pub result: Option<String>,
     /// Its last failure.
     pub error: Option<JobError>,
-    /// Attempts it took.
+    /// Attempts it took; 0 where the job is not kept.
     pub attempts: u32,
 }
 
@@ -43,8 +43,9 @@ impl Queue {
         self.look(ids, false).await
     }
 
-    /// Waits until a job has ended; tells `state: None` when nothing is known of it. A result that is not kept (retention and
-    /// result TTL both zero) may be missed.
+    /// Waits until a job has ended; tells `state: None` when nothing is known of it. Of a job that is not kept (see
+    /// [`QueueOptions::retention_completed`](crate::QueueOptions)) the end is known from its news alone: it may be missed where it came before
+    /// the wait began or while the connection was away, its attempts are 0, and its result is there as long as results are kept.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`] when Redis cannot be reached at the start; later trouble is waited out.
@@ -73,13 +74,7 @@ impl Queue {
             args.extend(part.iter().map(|id| id_value(*id)));
             let rows: Vec<(String, Option<String>, Option<String>, u32)> = self.run(&scripts::OUTCOME, args).await?;
             outcomes.extend(part.iter().zip(rows).filter_map(|(id, (state, result, error, attempts))| {
-                let state = match state.as_str() {
-                    "c" => Some(State::Completed),
-                    "x" => Some(State::Cancelled),
-                    "d" => Some(State::Dead),
-                    "g" => None,
-                    _ => return None,
-                };
+                let state = end_of(*state.as_bytes().first()?)?;
                 let error = error.and_then(|json| serde_json::from_str(&json).ok());
                 Some(Outcome { id: *id, state, result, error, attempts })
             }));
@@ -107,6 +102,17 @@ impl Queue {
     }
 }
 
+/// What a letter of the scripts says of a job: how it ended, or that it is gone; `None` for one that has not ended.
+fn end_of(letter: u8) -> Option<Option<State>> {
+    match letter {
+        b'c' => Some(Some(State::Completed)),
+        b'x' => Some(Some(State::Cancelled)),
+        b'd' => Some(Some(State::Dead)),
+        b'g' => Some(None),
+        _ => None,
+    }
+}
+
 /// A wait for several jobs under way.
 pub(crate) struct Waiting {
     events: tokio::sync::broadcast::Receiver<Message>,
@@ -115,16 +121,19 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Which jobs there is reason to look at: one that ended, or all, after a while without news of them or when news were missed.
-    async fn hear(&mut self) -> Vec<JobId> {
+    /// Which jobs there is reason to look at: one that ended, and how, or all, after a while without news of them or when news were missed.
+    async fn hear(&mut self) -> (Vec<JobId>, Option<State>) {
         let look_again = tokio::time::Instant::now() + LOOK_AGAIN;
         while let Ok(Ok(message)) = tokio::time::timeout_at(look_again, self.events.recv()).await {
-            let ended = message.value.as_bytes().and_then(|raw| JobId::from_bytes(raw.get(1..)?).ok());
-            if let Some(id) = ended.filter(|id| self.pending.contains(id)) {
-                return vec![id];
+            let ended = message.value.as_bytes().and_then(|raw| {
+                let (letter, id) = raw.split_first()?;
+                Some((JobId::from_bytes(id).ok()?, end_of(*letter).flatten()))
+            });
+            if let Some((id, state)) = ended.filter(|(id, _)| self.pending.contains(id)) {
+                return (vec![id], state);
             }
         }
-        self.pending.iter().copied().collect()
+        (self.pending.iter().copied().collect(), None)
     }
 
     /// The next job that ended; `None` when all have.
@@ -136,10 +145,12 @@ impl Waiting {
             if self.pending.is_empty() {
                 return None;
             }
-            let heard = self.hear().await;
+            let (heard, told) = self.hear().await;
             match queue.look(&heard, true).await {
                 Ok(outcomes) => {
-                    self.ended.extend(outcomes.into_iter().filter(|outcome| self.pending.remove(&outcome.id)));
+                    let ended = outcomes.into_iter().filter(|outcome| self.pending.remove(&outcome.id));
+                    // A job that is not kept leaves nothing to look at; then the news is all that is known of it.
+                    self.ended.extend(ended.map(|outcome| Outcome { state: outcome.state.or(told), ..outcome }));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "failed to look whether jobs have ended");

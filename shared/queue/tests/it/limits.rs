@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use apalis_fred::{Health, JobFilter, QueueOptions, Retention, State, Unique, WorkerOptions};
+use apalis_fred::{Health, JobFilter, JobId, QueueOptions, Retention, State, Unique, WorkerOptions};
 
 use crate::{
     redis::{PATIENCE, Server, eventually},
@@ -233,6 +233,33 @@ async fn workers_at_rest_share_the_tokens_of_a_rate_and_none_sleeps_when_they_ru
     for worker in workers {
         worker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn who_waits_is_told_the_end_of_a_job_that_is_not_kept() {
+    let server = Server::start().await;
+    let options = QueueOptions {
+        retention_completed: Retention::NONE,
+        retention_dead: Retention::NONE,
+        ..QueueOptions::default()
+    };
+    let queue = server.queue_with("q", options).await;
+    let jobs = vec![act(Act::Succeed, "a"), act(Act::Abort, "b"), act(Act::Hang, "c")];
+    let ids: Vec<JobId> = queue.push_all(jobs).await.unwrap().iter().map(|pushed| pushed.id).collect();
+    let waits: Vec<_> = ids
+        .iter()
+        .map(|&id| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.wait(id).await.unwrap().state })
+        })
+        .collect();
+    eventually("waited for", || async { server.command::<i64>(&["HLEN", "aq:{q}:waiters"]).await == 3 }).await;
+    let worker = start(&queue, WorkerOptions { cancel_grace: Duration::ZERO, ..WorkerOptions::default() });
+    eventually("running", || async { worker.log.of("c").len() == 1 }).await;
+    queue.cancel(&ids[2]).await.unwrap();
+    let states: Vec<_> = futures::future::join_all(waits).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(states, [Some(State::Completed), Some(State::Dead), Some(State::Cancelled)]);
+    worker.stop().await;
 }
 
 #[tokio::test]
