@@ -96,7 +96,7 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
         "completed",
         "cancelled",
         "dead",
-        "longest wait",
+        "oldest available",
         "workers",
         "is",
     ];

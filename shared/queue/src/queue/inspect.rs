@@ -163,7 +163,9 @@ pub struct QueueStats {
     pub is_paused: bool,
     /// Bytes of jobs that wait (available, scheduled, retryable), as `QueueOptions::max_bytes` counts them.
     pub waiting_bytes: u64,
-    /// How long the longest waiting job waits (of the first groups of each lane).
+    /// Age of the oldest job whose turn is next in its group (of the first groups of each lane), counted from when it was made: one that was
+    /// scheduled, failed or was dead before has not waited all that time. `None` also where more cancelled and deleted ones stand in front
+    /// than are looked at (1,000).
     pub oldest_available_age: Option<Duration>,
     /// Living workers.
     pub workers: u64,

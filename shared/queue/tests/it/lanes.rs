@@ -159,6 +159,29 @@ async fn a_job_that_is_retried_by_hand_holds_its_key_again() {
 }
 
 #[tokio::test]
+async fn the_oldest_available_job_is_none_that_was_cancelled_or_moved() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let aged = |age: u64| {
+        let made = std::time::SystemTime::now() - Duration::from_secs(age);
+        act(Act::Succeed, "a").with_id(ulid::Ulid::from_datetime(made).into())
+    };
+    let oldest = async || queue.stats().await.unwrap().oldest_available_age.map(|age| age.as_secs() / 1_000);
+    assert_eq!(oldest().await, None);
+    let gone: Vec<_> = (0..250).map(|_| aged(9_500)).collect();
+    let ids: Vec<_> = queue.push_all(gone).await.unwrap().iter().map(|pushed| pushed.id).collect();
+    let moved = queue.push(aged(8_500)).await.unwrap().id;
+    queue.push(aged(2_500)).await.unwrap();
+    assert_eq!(oldest().await, Some(9));
+    for id in &ids {
+        queue.cancel(id).await.unwrap();
+    }
+    assert_eq!(oldest().await, Some(8));
+    queue.reschedule(&moved, Duration::from_secs(3_600)).await.unwrap();
+    assert_eq!(oldest().await, Some(2));
+}
+
+#[tokio::test]
 async fn a_retry_of_what_was_listed_leaves_alone_what_went_on_since() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
