@@ -187,18 +187,24 @@ fn states(filter: &Filter) -> &'static [State] {
     }
 }
 
-async fn page(queue: &Queue, filter: &Filter) -> Result<Vec<Task<Vec<u8>>>, QueueError> {
-    let (from, limit) = (filter.page.saturating_sub(1) as usize * filter.limit() as usize, filter.limit() as usize);
+/// What a page leaves out and what it shows: jobs before it, and jobs on it.
+fn place(filter: &Filter) -> (usize, usize) {
+    let limit = filter.limit() as usize;
+    (filter.page.saturating_sub(1) as usize * limit, limit)
+}
+
+/// A queue's jobs up to the end of the page.
+async fn up_to(queue: &Queue, filter: &Filter) -> Result<Vec<JobRecord>, QueueError> {
+    let (from, limit) = place(filter);
     let mut found = Vec::new();
     for state in states(filter) {
         let mut cursor = None;
         loop {
-            let wanted = (from + limit).min(DEEPEST).saturating_sub(found.len());
+            let wanted = (from + limit).min(DEEPEST).saturating_sub(found.len()).min(1_000);
             if wanted == 0 {
                 break;
             }
-            let part =
-                queue.jobs(&JobFilter { cursor, limit: wanted.min(1_000), ..JobFilter::in_state(*state) }).await?;
+            let part = queue.jobs(&JobFilter { cursor, limit: wanted, ..JobFilter::in_state(*state) }).await?;
             found.extend(part.jobs);
             cursor = part.next;
             if cursor.is_none() {
@@ -206,23 +212,28 @@ async fn page(queue: &Queue, filter: &Filter) -> Result<Vec<Task<Vec<u8>>>, Queu
             }
         }
     }
-    Ok(found.iter().skip(from).take(limit).map(task_of).collect())
+    Ok(found)
+}
+
+fn page(found: &[JobRecord], filter: &Filter) -> Vec<Task<Vec<u8>>> {
+    let (from, limit) = place(filter);
+    found.iter().skip(from).take(limit).map(task_of).collect()
 }
 
 impl<A: Send + Sync> ListTasks for FredStorage<A> {
     async fn list_tasks(&self, filter: &Filter) -> Result<Vec<Task<Vec<u8>>>, QueueError> {
-        page(self.queue(), filter).await
+        Ok(page(&up_to(self.queue(), filter).await?, filter))
     }
 }
 
 impl<A: Send + Sync> ListAllTasks for FredStorage<A> {
+    /// Queue by queue.
     async fn list_all_tasks(&self, filter: &Filter) -> Result<Vec<Task<Vec<u8>>>, QueueError> {
-        let mut tasks = Vec::new();
+        let mut found = Vec::new();
         for queue in self.queue().siblings().await? {
-            tasks.extend(page(&queue, filter).await?);
+            found.extend(up_to(&queue, filter).await?);
         }
-        tasks.truncate(filter.limit() as usize);
-        Ok(tasks)
+        Ok(page(&found, filter))
     }
 }
 

@@ -70,6 +70,27 @@ async fn tasks_are_pushed_fetched_updated_rescheduled_resumed_and_listed_through
 }
 
 #[tokio::test]
+async fn pages_of_all_queues_show_each_job_once() {
+    let server = Server::start().await;
+    let mut pushed = std::collections::BTreeSet::new();
+    for (name, count) in [("a", 7), ("b", 0), ("c", 5), ("d", 11)] {
+        let jobs = (0..count).map(|_| act(Act::Succeed, name)).collect();
+        let ids = server.queue(name).await.push_all(jobs).await.unwrap();
+        pushed.extend(ids.into_iter().map(|pushed| pushed.id.to_string()));
+    }
+    let storage = FredStorage::<Play>::new(server.queue("a").await, WorkerOptions::default());
+    let mut seen = Vec::new();
+    for page in 1..=7 {
+        let filter = Filter { status: Some(Status::Pending), page, page_size: Some(4) };
+        let tasks = storage.list_all_tasks(&filter).await.unwrap();
+        assert_eq!(tasks.len(), [4, 4, 4, 4, 4, 3, 0][page as usize - 1], "page {page}");
+        seen.extend(tasks.iter().map(|task| task.task_id().unwrap().to_string()));
+    }
+    assert_eq!(seen.len(), pushed.len());
+    assert_eq!(seen.into_iter().collect::<std::collections::BTreeSet<_>>(), pushed);
+}
+
+#[tokio::test]
 async fn waiting_for_jobs_ends_with_their_results_by_notification() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
