@@ -227,7 +227,8 @@ pub(crate) async fn workers(args: WorkersArgs, config: &Config, json: bool) -> a
                 Health::Stuck { since_ms } => format!("stuck, {}", time(since_ms)),
                 _ if w.is_quiet => "quiet".to_owned(),
                 Health::Consuming => "working".to_owned(),
-                Health::Idle | Health::Quiet => "idle".to_owned(),
+                Health::Quiet => "quiet".to_owned(),
+                Health::Idle => "idle".to_owned(),
             };
             vec![
                 queue,

@@ -183,9 +183,10 @@ impl Queue {
         let workers = self.workers_of(job).await?;
         reasons.extend(self.what_workers_lack(job, &workers));
         let has_workers = !workers.is_empty();
-        if has_workers && workers.iter().all(|w| w.is_quiet) {
+        let is_quiet = |w: &WorkerRecord| w.is_quiet || w.health == Health::Quiet;
+        if has_workers && workers.iter().all(is_quiet) {
             reasons.push(format!("all {} workers of kind {} are quiet", workers.len(), job.kind));
-        } else if has_workers && workers.iter().all(|w| w.is_quiet || w.is_full) {
+        } else if has_workers && workers.iter().all(|w| is_quiet(w) || w.is_full) {
             reasons.push(format!("all {} workers of kind {} are busy", workers.len(), job.kind));
         }
         let stuck = workers.iter().filter(|w| matches!(w.health, Health::Stuck { .. })).count();

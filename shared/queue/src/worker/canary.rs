@@ -30,7 +30,7 @@ pub enum Health {
     /// It waits for jobs.
     #[default]
     Idle,
-    /// An operator told it to take no new jobs.
+    /// An operator told it to take no new jobs, or its own program paused it (apalis's `WorkerContext::pause`).
     Quiet,
     /// It should do something and does not: its fetch task stands still, jobs wait and it has room but takes none, it leaves jobs that
     /// it fetched unstarted, or every slot is held by a job that runs longer than [`WorkerOptions::stuck_after`] or its own timeout
@@ -142,12 +142,16 @@ pub(crate) fn health(shared: &Shared, at: usize) -> Health {
     };
     let stands_still = pulse.turned.get(pulse.start).or(Some(pulse.start)).filter(older(stall));
     let leaves_offer = pulse.offered.get(pulse.start).filter(older(stall));
-    let leaves_fetched = shared.untaken_since().filter(|_| is_idle_slot).filter(older(options.stuck_after));
+    let leaves_fetched = shared
+        .untaken_since()
+        .filter(|_| !shared.worker.is_paused())
+        .filter(|_| is_idle_slot)
+        .filter(older(options.stuck_after));
     let since = stands_still.or(leaves_offer).or(leaves_fetched).or_else(|| all_slots_taken(shared));
     if let Some(since) = since {
         return Health::Stuck { since_ms: in_ms(since) };
     }
-    if source.is_quiet.load(Ordering::Relaxed) {
+    if shared.is_quiet(at) {
         Health::Quiet
     } else if shared.held.lock().keys().any(|(source, _)| *source == at) {
         Health::Consuming

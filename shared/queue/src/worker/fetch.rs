@@ -123,6 +123,10 @@ impl Fetcher {
                 shared.sources[self.at].pulse.turn_during(self.register()).await;
             }
             self.mind_the_stop();
+            if self.shared.worker.is_paused() {
+                // Its own program paused it, for nobody knows how long: others can run what it has not begun.
+                self.return_unstarted();
+            }
             let mut ended = std::mem::take(&mut *self.source().finishes.lock());
             self.unsettled.append(&mut ended);
             if self.has_given_up {
@@ -154,9 +158,7 @@ impl Fetcher {
     /// Whether this worker takes jobs of this queue at all now.
     pub(super) fn is_open(&self) -> bool {
         let is_ending = self.stop_at.is_some() || self.shared.is_closing.load(Ordering::Acquire);
-        let source = self.source();
-        let is_quiet = self.shared.worker.is_paused() || source.is_quiet.load(Ordering::Relaxed);
-        !is_ending && !is_quiet && source.is_alive()
+        !is_ending && !self.shared.is_quiet(self.at) && self.source().is_alive()
     }
 
     /// Whether it may ask for jobs now.
@@ -213,15 +215,20 @@ impl Fetcher {
         }
         let grace = self.shared.options.shutdown_grace;
         let stop_at = *self.stop_at.get_or_insert_with(|| after(grace));
+        self.return_unstarted();
+        if Instant::now() >= stop_at {
+            for context in self.shared.held.lock().values() {
+                context.request_stop();
+            }
+        }
+    }
+
+    /// Gives back what apalis has not taken.
+    fn return_unstarted(&self) {
         let unstarted: Vec<Task<Vec<u8>>> = self.shared.buffer.lock().drain(..).collect();
         for task in unstarted {
             if let Some(context) = task.data().get::<JobContext>() {
                 self.shared.finish(context, End::Returned { delay_ms: 0 });
-            }
-        }
-        if Instant::now() >= stop_at {
-            for context in self.shared.held.lock().values() {
-                context.request_stop();
             }
         }
     }

@@ -124,7 +124,7 @@ async fn sign_of_life(shared: &Shared, at: usize, calls: &WithOptions<Client>) -
             source.stir.notify_one();
         }
         let has_room = shared.held.lock().len() < shared.options.room();
-        let is_open = !source.is_quiet.load(Ordering::Relaxed) && !shared.worker.is_shutting_down();
+        let is_open = !shared.is_quiet(at) && !shared.worker.is_shutting_down();
         source.pulse.offer(is_waiting == 1 && has_room && is_open);
         if recovered > 0 {
             tracing::warn!(queue.name = %source.queue.name(), recovered, "took jobs from a dead worker");

@@ -209,6 +209,11 @@ impl Shared {
         source.stir.notify_one();
     }
 
+    /// Whether an operator, or the program that it runs in, wants it to take no new jobs of this queue.
+    pub(crate) fn is_quiet(&self, at: usize) -> bool {
+        self.worker.is_paused() || self.sources[at].is_quiet.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Release);
         for source in &self.sources {

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use apalis::prelude::WorkerBuilderExt;
 use apalis_core::{
     error::BoxDynError,
     task::data::Data,
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
-use apalis_fred::{Canary, FredStorage, Health, Queue, QueueOptions, State, WorkerOptions};
+use apalis_fred::{Canary, FredStorage, Health, JobContext, JobFilter, Queue, QueueOptions, State, WorkerOptions};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
@@ -108,6 +109,45 @@ async fn a_worker_whose_threads_are_all_blocked_is_told_as_stuck_although_its_he
 }
 
 #[tokio::test]
+async fn a_worker_that_its_own_program_paused_is_quiet_and_keeps_no_job_that_it_has_not_begun() {
+    async fn hold(_: Play, job: JobContext) {
+        job.cancelled().await;
+    }
+    let server = Server::start().await;
+    let queue = queue_with_quick_beats(&server).await;
+    let canary = Canary::default();
+    let options = WorkerOptions { concurrency: 1, prefetch: 5, ..impatient(&canary) };
+    let context = WorkerContext::new("paused");
+    let storage = FredStorage::<Play>::new(queue.clone(), options);
+    let worker = WorkerBuilder::new(&context).backend(storage).concurrency(1).build(hold);
+    let task = tokio::spawn(worker.run());
+    queue.push_all((0..6).map(|_| act(Act::Hang, "hold")).collect()).await.unwrap();
+    let counts = async || {
+        let stats = queue.stats().await.unwrap();
+        (stats.available, stats.running, stats.completed)
+    };
+    eventually("fetched", || async { counts().await == (0, 6, 0) }).await;
+    eventually("one begun", || async { queue.workers().await.unwrap()[0].jobs.len() == 1 }).await;
+    let begun = queue.workers().await.unwrap()[0].jobs[0].id;
+    context.pause().unwrap();
+    eventually("the others are given back", || async { counts().await == (5, 1, 0) }).await;
+    queue.cancel(&begun).await.unwrap();
+    eventually("ended", || async { counts().await == (5, 0, 1) }).await;
+    eventually("quiet", || async { health(&queue).await == Some(Health::Quiet) }).await;
+    let waiting = queue.jobs(&JobFilter::default()).await.unwrap().jobs[0].id;
+    let reasons = queue.explain(&waiting).await.unwrap().unwrap().reasons;
+    assert_eq!(reasons[0], "all 1 workers of kind play are quiet");
+    // For longer than it takes to be stuck: nor is it offered what it does not want.
+    let beat = async || queue.workers().await.unwrap()[0].beat_at_ms;
+    let later = beat().await + 3_000;
+    eventually("more signs of life", || async { beat().await > later }).await;
+    assert_eq!((health(&queue).await, canary.stuck(), counts().await), (Some(Health::Quiet), None, (5, 0, 1)));
+    context.resume().unwrap();
+    eventually("fetched again", || async { counts().await == (0, 5, 1) }).await;
+    task.abort();
+}
+
+#[tokio::test]
 async fn a_worker_that_died_is_told_as_stuck_since_its_last_sign_of_life() {
     let server = Server::start().await;
     let queue = queue_with_quick_beats(&server).await;
@@ -176,7 +216,10 @@ async fn a_worker_whose_heartbeat_is_refused_takes_no_jobs_until_it_beats() {
     refuse(12).await;
     let second = queue.push(act(Act::Succeed, "second")).await.unwrap().id;
     refuse(4).await;
-    assert_eq!((worker.log.of("second").len(), queue.job(&second).await.unwrap().unwrap().state), (0, State::Available));
+    assert_eq!(
+        (worker.log.of("second").len(), queue.job(&second).await.unwrap().unwrap().state),
+        (0, State::Available)
+    );
     allow().await;
     eventually("second", || async { queue.job(&second).await.unwrap().unwrap().state == State::Completed }).await;
     assert_eq!((worker.log.of("second"), queue.job(&second).await.unwrap().unwrap().kills), (vec![1], 0));
