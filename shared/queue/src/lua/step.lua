@@ -10,7 +10,7 @@
 --          x cancelled, u returned without spending an attempt, b handed back because this worker cannot run it: not started,
 --          so it does not count against the queue's rate either
 -- returns  {status, ms until the next due job or -1, ids whose lease was lost, claimed ids, their records, more}
---          status: 0 fine, 1 this worker number is not registered, 2 the tokens were used before, 3 paused
+--          status: 0 fine, 1 this worker number is not registered, 2 the tokens were used before (told to who wants jobs), 3 paused
 --          more: 1 when available jobs of this kind are left
 local now = clock()
 local base, want, kind = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
@@ -155,7 +155,8 @@ promote(RETRY)
 
 local used = call('HGET', P .. 'w:' .. ARGV[1], 'f')
 local is_unknown = not used or used == 'x'
-if is_unknown or tonumber(used) > base then
+-- A call that claims nothing gives no token out. The wait that claims may have got there first, with the same one: its job is the worker's.
+if is_unknown or (want > 0 and tonumber(used) > base) then
   -- A call that its worker gave up may have taken the token of work that it must not claim.
   if want > 0 and has_available(kind) then wake(kind) end
   return { is_unknown and 1 or 2, next_due, lost, {}, {}, 0 }

@@ -183,6 +183,32 @@ impl Side<'_> {
     }
 }
 
+/// A worker that waits on one connection tells of ends on another: the wait may claim first, with the token that the step names.
+#[tokio::test]
+async fn a_step_that_wants_nothing_does_not_make_what_was_just_claimed_stale() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let queue = server.queue("q").await;
+    let side = Side { client: &client, queue: queue.clone(), prefix: "aq:{q}:".to_owned(), is_short: true };
+    let _: i64 = client.hset("aq:{q}:w:1", ("f", 21)).await.unwrap();
+    let jobs = (0..3).map(|_| NewJob::raw(KIND, b"{}".to_vec()).unwrap()).collect();
+    queue.push_all(jobs).await.unwrap();
+    let (first, _) = side.claim(21).await.unwrap();
+    let (second, _) = side.claim(22).await.unwrap();
+    let told = side.step(22, 0, &[(first, 21, "c")]).await;
+    assert_eq!((&told[0], &told[5]), (&Value::Integer(0), &Value::Integer(1)));
+    // Who wants jobs with it is told, and gets none.
+    let told = side.step(22, 1, &[]).await;
+    assert_eq!((&told[0], told[3].clone().into_array().len()), (&Value::Integer(2), 0));
+    let told = side.step(23, 0, &[(second, 22, "c")]).await;
+    assert_eq!((&told[0], told[2].clone().into_array().len()), (&Value::Integer(0), 0));
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.available, stats.running, stats.completed), (1, 0, 2));
+    // One whose number is not known is told so, whatever it wants.
+    client.del::<i64, _>("aq:{q}:w:1").await.unwrap();
+    assert_eq!(side.step(24, 0, &[]).await[0], Value::Integer(1));
+}
+
 #[tokio::test]
 async fn a_claim_by_either_script_takes_and_leaves_the_same() {
     let server = Server::start().await;
