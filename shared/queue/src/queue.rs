@@ -166,11 +166,14 @@ impl Queue {
 
     /// Makes the queue known to [`list_queues`], once per handle.
     pub(crate) async fn register(&self) -> Result<(), QueueError> {
-        if !self.inner.is_registered.load(Ordering::Relaxed) {
-            let registry = keys::registry(&self.inner.options.key_prefix);
-            let _: i64 = self.command("SADD", vec![registry.into(), self.inner.name.as_str().into()]).await?;
-            self.inner.is_registered.store(true, Ordering::Relaxed);
-        }
+        if self.inner.is_registered.load(Ordering::Relaxed) { Ok(()) } else { self.register_anew().await }
+    }
+
+    /// The same whenever it is called: Redis may have lost what it was told before.
+    pub(crate) async fn register_anew(&self) -> Result<(), QueueError> {
+        let registry = keys::registry(&self.inner.options.key_prefix);
+        let _: i64 = self.command("SADD", vec![registry.into(), self.inner.name.as_str().into()]).await?;
+        self.inner.is_registered.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

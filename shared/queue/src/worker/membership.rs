@@ -49,7 +49,7 @@ impl Fetcher {
                     self.last_token = u64::from(number) * TOKENS + TOKENS - 1;
                     self.is_hungry = true;
                     self.source().number.store(number, Ordering::Release);
-                    if let Err(error) = self.source().queue.register().await {
+                    if let Err(error) = self.source().queue.register_anew().await {
                         tracing::debug!(%error, "failed to note the queue's name");
                     }
                     return;

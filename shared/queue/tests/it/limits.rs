@@ -263,6 +263,18 @@ async fn who_waits_is_told_the_end_of_a_job_that_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_worker_notes_its_queue_s_name_again_after_redis_lost_it() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let worker = start(&queue, WorkerOptions::default());
+    let names = async || server.command::<Vec<String>>(&["SMEMBERS", "aq:queues"]).await;
+    eventually("noted", || async { names().await == ["q"] }).await;
+    let _: () = server.command(&["FLUSHALL"]).await;
+    eventually("noted again", || async { names().await == ["q"] }).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn an_empty_unique_key_is_none() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
