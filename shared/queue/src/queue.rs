@@ -16,7 +16,7 @@ use std::sync::{
 };
 
 use fred::{
-    clients::{Client, SubscriberClient, WithOptions},
+    clients::{Client, WithOptions},
     error::ErrorKind,
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, FromValue, Value, config::Options, scripts::Script},
@@ -63,7 +63,7 @@ struct Inner {
     /// Whether somebody looks already if the connection is alive.
     is_doubted: AtomicBool,
     /// Made when somebody first waits for a job's end.
-    events: tokio::sync::OnceCell<SubscriberClient>,
+    events: tokio::sync::OnceCell<outcome::Events>,
 }
 
 impl std::fmt::Debug for Queue {

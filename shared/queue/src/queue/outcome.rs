@@ -83,7 +83,8 @@ impl Queue {
     }
 
     async fn events(&self) -> Result<&SubscriberClient, QueueError> {
-        self.inner
+        let events = self
+            .inner
             .events
             .get_or_try_init(|| async {
                 let source = self.client();
@@ -92,13 +93,33 @@ impl Queue {
                     .with_performance_config(|perf| perf.broadcast_channel_capacity = BACKLOG)
                     .set_policy(ReconnectPolicy::new_exponential(0, 20, 1_000, 2))
                     .build_subscriber_client()?;
-                client.init().await?;
-                client.subscribe(self.key("ev")).await?;
+                // From here on it is ended also where this fails or is given up.
+                let events = Events { client, runtime: tokio::runtime::Handle::current() };
+                events.client.init().await?;
+                events.client.subscribe(self.key("ev")).await?;
                 // Subscribes again after each reconnect; ends with the client.
-                drop(client.manage_subscriptions());
-                Ok(client)
+                drop(events.client.manage_subscriptions());
+                Ok::<_, QueueError>(events)
             })
-            .await
+            .await?;
+        Ok(&events.client)
+    }
+}
+
+/// The connection on which ends of jobs are told. It and the task that keeps it would outlive the queue's last handle: dropped, it is ended.
+pub(super) struct Events {
+    client: SubscriberClient,
+    /// Where its tasks run: the handle may be dropped anywhere.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let client = self.client.clone();
+        self.runtime.spawn(async move {
+            // Nobody listens any more, however it ends.
+            let _ = client.quit().await;
+        });
     }
 }
 

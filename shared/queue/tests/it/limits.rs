@@ -275,6 +275,26 @@ async fn a_worker_notes_its_queue_s_name_again_after_redis_lost_it() {
 }
 
 #[tokio::test]
+async fn a_handle_that_waited_for_jobs_leaves_no_connection_behind() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let id = queue.push(act(Act::Succeed, "a")).await.unwrap().id;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.wait(id).await }
+    });
+    let listeners = async || {
+        let clients: String = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+        clients.lines().filter(|line| !line.is_empty()).count()
+    };
+    eventually("listening", || async { listeners().await == 1 }).await;
+    queue.delete(&id).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    drop(queue);
+    eventually("gone", || async { listeners().await == 0 }).await;
+}
+
+#[tokio::test]
 async fn an_empty_unique_key_is_none() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
