@@ -87,7 +87,13 @@ sample(now)
 trim(DONE, now, tonumber(ARGV[6]), tonumber(ARGV[7]), 200)
 trim(DEAD, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
 trim(CANCELLED, now, tonumber(ARGV[8]), tonumber(ARGV[9]), 200)
-call('HDEL', P .. 'days', floor(now / 86400000) - 30)
+-- All that are too old: on some days no worker may have lived.
+local oldest_day = floor(now / 86400000) - 29
+if call('HLEN', P .. 'days') > 30 then
+  for _, day in ipairs(call('HKEYS', P .. 'days')) do
+    if tonumber(day) < oldest_day then call('HDEL', P .. 'days', day) end
+  end
+end
 -- A safety net below every wake-up path: available work and no token is set right within one beat.
 local kinds = call('SRANDMEMBER', P .. 'kinds', 10)
 kinds[#kinds + 1] = ARGV[12]

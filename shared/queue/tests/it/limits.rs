@@ -295,6 +295,20 @@ async fn a_handle_that_waited_for_jobs_leaves_no_connection_behind() {
 }
 
 #[tokio::test]
+async fn days_are_forgotten_after_a_month_also_where_no_worker_lived_on_the_last_of_it() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    for ago in (0..40).map(|day| day * 2) {
+        let _: i64 = server.command(&["HSET", "aq:{q}:days", &(today - ago).to_string(), "1"]).await;
+    }
+    queue.rescue().await.unwrap();
+    // Those of this and the 29 days before, whichever of them the test began on.
+    let left: i64 = server.command(&["HLEN", "aq:{q}:days"]).await;
+    assert!((14..=15).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn an_empty_unique_key_is_none() {
     let server = Server::start().await;
     let queue = server.queue("q").await;
