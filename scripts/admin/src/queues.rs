@@ -5,7 +5,7 @@ use crate::{
     show,
 };
 use anyhow::{Context, bail};
-use apalis_fred::{Health, Queue, QueueName, list_queues};
+use apalis_fred::{Health, Queue, QueueLimits, QueueName, list_queues};
 use fred::clients::Client;
 use oneiro_core::{config::Config, jobs::Queues, redis};
 use std::time::{Duration, SystemTime};
@@ -67,23 +67,30 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
     }
     let mut all = Vec::new();
     for queue in open(config).await? {
-        let stats = queue.stats().await?;
-        all.push((queue.name().to_string(), stats));
+        let (stats, limits) = tokio::try_join!(queue.stats(), queue.limits())?;
+        all.push((queue.name().to_string(), stats, limits));
     }
     if json {
-        let all: Vec<serde_json::Value> =
-            all.iter().map(|(name, stats)| show::tagged("name", name, stats)).collect::<serde_json::Result<_>>()?;
+        let all: Vec<serde_json::Value> = all
+            .iter()
+            .map(|(name, stats, limits)| {
+                let mut value = show::tagged("name", name, stats)?;
+                value["limits"] = serde_json::to_value(limits)?;
+                Ok(value)
+            })
+            .collect::<serde_json::Result<_>>()?;
         return show::json(&all);
     }
     let rows = all
         .into_iter()
-        .map(|(name, s)| {
+        .map(|(name, s, limits)| {
             let counts = [s.scheduled, s.available, s.running, s.retryable, s.completed, s.cancelled, s.dead];
             let mut row = vec![name];
             row.extend(counts.iter().map(u64::to_string));
             row.push(s.oldest_available_age.map(show::span).unwrap_or_default());
             row.push(s.workers.to_string());
             row.push(if s.is_paused { "paused".to_owned() } else { "open".to_owned() });
+            row.push(in_words(limits));
             row
         })
         .collect();
@@ -99,9 +106,17 @@ pub(crate) async fn queues(args: QueuesArgs, config: &Config, json: bool) -> any
         "oldest available",
         "workers",
         "is",
+        "limits",
     ];
     show::table(&headers, rows, "no queues");
     Ok(())
+}
+
+/// What `oneiro queues limit` set; empty for nothing.
+fn in_words(limits: QueueLimits) -> String {
+    let rate = limits.per_second.map(|rate| format!("{rate}/s, {} at once", limits.burst));
+    let cap = limits.group_cap.map(|cap| format!("{cap} of a group"));
+    [rate, cap].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 async fn forecast(target: Duration, config: &Config, json: bool) -> anyhow::Result<()> {

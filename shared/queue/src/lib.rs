@@ -48,7 +48,7 @@ pub use name::QueueName;
 pub use options::{QueueOptions, Retention};
 pub use queue::{
     CancelOutcome, Explanation, Forecast, JobError, JobFilter, JobPage, JobRecord, Outcome, Progress, Queue,
-    QueueStats, RunningJob, State, WorkerRecord, list_queues,
+    QueueLimits, QueueStats, RunningJob, State, WorkerRecord, list_queues,
 };
 pub use seal::KeyRing;
 pub use worker::{Canary, FredStorage, Health, JobContext, Settle, SettleLayer, Sighting, WorkerOptions};

@@ -22,7 +22,7 @@ use fred::{
     types::{ClusterHash, CustomCommand, FromValue, Value, config::Options, scripts::Script},
 };
 
-pub use admin::CancelOutcome;
+pub use admin::{CancelOutcome, QueueLimits};
 pub use explain::Explanation;
 pub use forecast::Forecast;
 pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats};

@@ -204,6 +204,12 @@ async fn one_users_running_jobs_are_bounded_by_hand() -> Result<()> {
     let mut oneiro = Oneiro::builder().workers(0).start().await?;
     let ada = oneiro.user(1)?;
     text(&oneiro, &["queues", "limit", "images", "--rate", "0.001", "--group-cap", "1"]).await?;
+    let queues = json(&oneiro, &["queues"]).await?;
+    let images =
+        queues.as_array().into_iter().flatten().find(|queue| queue["name"] == "images").context("the queue")?;
+    let limits = &images["limits"];
+    assert_eq!((&limits["per_second"], &limits["group_cap"]), (&0.001.into(), &1.into()), "{queues}");
+    assert!(text(&oneiro, &["queues"]).await?.contains("1 of a group"));
     let form = Form::new("Limited", "text").image(1, photo::jpeg(64, 48, 1)?, 0).image(2, photo::jpeg(64, 48, 2)?, 0);
     let id = ada.dream(form).await?;
     let job = ids(&json(&oneiro, &["jobs", "list"]).await?).swap_remove(0);

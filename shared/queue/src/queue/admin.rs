@@ -23,6 +23,19 @@ pub enum CancelOutcome {
     NotFound,
 }
 
+/// What operators set for a whole queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct QueueLimits {
+    /// Whether workers may not take jobs; see [`Queue::pause`].
+    pub is_paused: bool,
+    /// Most jobs that all workers together start a second; see [`Queue::limit_rate`]. `None` for no limit.
+    pub per_second: Option<f64>,
+    /// How many of them at once; 1 where there is no limit.
+    pub burst: u32,
+    /// Most jobs of one group that run at once; see [`Queue::cap_groups`]. `None` for no limit.
+    pub group_cap: Option<u32>,
+}
+
 impl Queue {
     async fn change(&self, what: &'static str, id: &JobId, extra: Value) -> Result<i64, QueueError> {
         self.run(&scripts::CHANGE, vec![what.into(), id_value(*id), extra]).await
@@ -138,6 +151,24 @@ impl Queue {
     pub async fn cap_groups(&self, cap: Option<u32>) -> Result<(), QueueError> {
         let value = cap.map_or_else(|| "".into(), |cap| cap.max(1).into());
         self.configure(vec!["cap".into(), value]).await
+    }
+
+    /// What is in force of [`pause`](Self::pause), [`limit_rate`](Self::limit_rate) and [`cap_groups`](Self::cap_groups).
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached.
+    pub async fn limits(&self) -> Result<QueueLimits, QueueError> {
+        let fields = ["paused", "rate", "burst", "cap"];
+        let args = std::iter::once(self.key("cfg").into()).chain(fields.map(Value::from)).collect();
+        let values: Vec<Option<String>> = self.command("HMGET", args).await?;
+        let [paused, rate, burst, cap]: [Option<String>; 4] =
+            values.try_into().map_err(|_| QueueError::Corrupt { what: "settings that cannot be read" })?;
+        Ok(QueueLimits {
+            is_paused: paused.is_some(),
+            per_second: rate.and_then(|rate| rate.parse().ok()),
+            burst: burst.and_then(|burst| burst.parse().ok()).unwrap_or(1),
+            group_cap: cap.and_then(|cap| cap.parse().ok()),
+        })
     }
 
     async fn configure(&self, pairs: Vec<Value>) -> Result<(), QueueError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use fred::types::Value;
 use serde::Serialize;
 
-use super::{JobRecord, Queue, State, WorkerRecord, push::id_value};
+use super::{JobRecord, Queue, QueueLimits, State, WorkerRecord, push::id_value};
 use crate::{Health, JobId, QueueError};
 
 /// A job and, in sentences, what it waits for.
@@ -17,15 +17,7 @@ pub struct Explanation {
     pub reasons: Vec<String>,
 }
 
-/// A queue's live settings.
-struct Live {
-    is_paused: bool,
-    rate: Option<f64>,
-    burst: f64,
-    cap: Option<String>,
-}
-
-impl Live {
+impl QueueLimits {
     fn paused(&self) -> Option<String> {
         self.is_paused.then(|| "the queue is paused".to_owned())
     }
@@ -64,7 +56,7 @@ impl Queue {
                 // Also where a worker handed it back: it is looked at again when it is due.
                 let mut reasons = self.what_workers_lack(&job, &self.workers_of(&job).await?);
                 reasons.push(format!("it is scheduled and due in {}", until(job.due_at)));
-                reasons.extend(self.live().await?.paused());
+                reasons.extend(self.limits().await?.paused());
                 reasons
             }
             State::Retryable => {
@@ -74,7 +66,7 @@ impl Queue {
                     job.attempts, job.max_attempts
                 )];
                 reasons.extend(self.what_workers_lack(&job, &self.workers_of(&job).await?));
-                reasons.extend(self.live().await?.paused());
+                reasons.extend(self.limits().await?.paused());
                 reasons
             }
             State::Running => self.who_runs(&job).await?,
@@ -121,25 +113,16 @@ impl Queue {
         Ok(reasons)
     }
 
-    /// What operators set for the whole queue.
-    async fn live(&self) -> Result<Live, QueueError> {
-        let fields = ["paused", "rate", "burst", "cap"];
-        let args = std::iter::once(self.key("cfg").into()).chain(fields.map(Value::from)).collect();
-        let values: Vec<Option<String>> = self.command("HMGET", args).await?;
-        let [paused, rate, burst, cap]: [Option<String>; 4] =
-            values.try_into().map_err(|_| QueueError::Corrupt { what: "settings that cannot be read" })?;
-        let number = |text: Option<String>| text.and_then(|text| text.parse::<f64>().ok());
-        Ok(Live { is_paused: paused.is_some(), rate: number(rate), burst: number(burst).unwrap_or(1.0), cap })
-    }
-
     /// Whether the rate limit holds jobs back, and for how long.
-    async fn limit(&self, live: &Live) -> Result<Option<String>, QueueError> {
-        let Some(rate) = live.rate else { return Ok(None) };
+    async fn limit(&self, limits: &QueueLimits) -> Result<Option<String>, QueueError> {
+        let Some(rate) = limits.per_second else { return Ok(None) };
         let args: Vec<Value> = vec![self.key("rl").into(), "t".into(), "at".into()];
         let bucket: Vec<Option<f64>> = self.command("HMGET", args).await?;
         let tokens = match bucket[..] {
-            [Some(tokens), Some(at)] => (tokens + (now_ms() as f64 - at).max(0.0) * rate / 1_000.0).min(live.burst),
-            _ => live.burst,
+            [Some(tokens), Some(at)] => {
+                (tokens + (now_ms() as f64 - at).max(0.0) * rate / 1_000.0).min(f64::from(limits.burst))
+            }
+            _ => f64::from(limits.burst),
         };
         let said = format!("the queue starts at most {rate} jobs a second");
         Ok(Some(if tokens >= 1.0 {
@@ -178,8 +161,8 @@ impl Queue {
 
     async fn why_it_waits(&self, job: &JobRecord) -> Result<Vec<String>, QueueError> {
         let mut reasons = Vec::new();
-        let live = self.live().await?;
-        reasons.extend(live.paused());
+        let limits = self.limits().await?;
+        reasons.extend(limits.paused());
         let workers = self.workers_of(job).await?;
         reasons.extend(self.what_workers_lack(job, &workers));
         let has_workers = !workers.is_empty();
@@ -193,8 +176,8 @@ impl Queue {
         if stuck > 0 {
             reasons.push(format!("{stuck} of {} workers of kind {} are stuck", workers.len(), job.kind));
         }
-        reasons.extend(self.limit(&live).await?);
-        if let Some(cap) = live.cap.filter(|_| !job.group.is_empty()) {
+        reasons.extend(self.limit(&limits).await?);
+        if let Some(cap) = limits.group_cap.filter(|_| !job.group.is_empty()) {
             let args: Vec<Value> = vec![self.key("parked").into(), job.group.as_str().into()];
             if self.command::<Option<String>>("HGET", args).await?.is_some() {
                 reasons.push(format!("its group {} runs as many jobs as a group may ({cap})", job.group));

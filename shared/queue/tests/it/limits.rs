@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use apalis_fred::{Health, JobFilter, JobId, QueueOptions, Retention, State, Unique, WorkerOptions};
+use apalis_fred::{Health, JobFilter, JobId, QueueLimits, QueueOptions, Retention, State, Unique, WorkerOptions};
 
 use crate::{
     redis::{PATIENCE, Server, eventually},
@@ -306,6 +306,23 @@ async fn days_are_forgotten_after_a_month_also_where_no_worker_lived_on_the_last
     // Those of this and the 29 days before, whichever of them the test began on.
     let left: i64 = server.command(&["HLEN", "aq:{q}:days"]).await;
     assert!((14..=15).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn what_operators_set_can_be_read() {
+    let server = Server::start().await;
+    let queue = server.queue("q").await;
+    let none = QueueLimits { burst: 1, ..QueueLimits::default() };
+    assert_eq!(queue.limits().await.unwrap(), none);
+    queue.limit_rate(2.5, 7).await.unwrap();
+    queue.cap_groups(Some(3)).await.unwrap();
+    queue.pause().await.unwrap();
+    let all = QueueLimits { is_paused: true, per_second: Some(2.5), burst: 7, group_cap: Some(3) };
+    assert_eq!(queue.limits().await.unwrap(), all);
+    queue.unlimit_rate().await.unwrap();
+    queue.cap_groups(None).await.unwrap();
+    queue.resume().await.unwrap();
+    assert_eq!(queue.limits().await.unwrap(), none);
 }
 
 #[tokio::test]
