@@ -57,6 +57,9 @@ pub(crate) enum Command {
     Sockets(SocketsCommand),
 }
 
+/// Jobs of one state and queue that a listing may show: all are in memory before the first is printed.
+pub(crate) const MOST_LISTED: i64 = 100_000;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// List jobs, in all states or one.
@@ -103,8 +106,8 @@ pub(crate) struct ListArgs {
     pub(crate) state: Option<State>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// At most so many of each state, 1 to 1000.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// At most so many of each state, 1 to 100000.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=MOST_LISTED))]
     pub(crate) limit: u32,
 }
 

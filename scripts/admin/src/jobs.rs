@@ -4,7 +4,7 @@ mod change;
 mod dreams;
 
 use crate::{
-    cli::{FilterArgs, JobsCommand, ListArgs},
+    cli::{FilterArgs, JobsCommand, ListArgs, MOST_LISTED},
     queues::{named, open},
     show,
 };
@@ -72,7 +72,9 @@ async fn list(args: ListArgs, config: &Config, json: bool) -> anyhow::Result<()>
     }
     if is_cut {
         // Not in the answer: a program would take it for a job.
-        show::complain(&format!("there are more; --limit shows up to 1000 of each state (now {limit})"));
+        show::complain(&format!(
+            "there are more than these; --limit shows up to {MOST_LISTED} of each state in a queue (now {limit})"
+        ));
     }
     Ok(())
 }
