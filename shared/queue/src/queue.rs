@@ -8,6 +8,7 @@ mod inspect;
 mod outcome;
 mod push;
 mod state;
+mod stats;
 mod workers;
 
 use std::sync::{
@@ -25,11 +26,12 @@ use fred::{
 pub use admin::{CancelOutcome, QueueLimits};
 pub use explain::Explanation;
 pub use forecast::Forecast;
-pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress, QueueStats};
+pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress};
 pub use outcome::Outcome;
 pub(crate) use outcome::Waiting;
 pub(crate) use push::id_value;
 pub use state::State;
+pub use stats::QueueStats;
 pub use workers::{RunningJob, WorkerRecord};
 
 use crate::{QueueError, QueueName, QueueOptions, keys, scripts, worker::renew};
