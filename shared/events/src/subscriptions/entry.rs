@@ -1,7 +1,7 @@
 //! One channel's place in the stream, and those who listen to it.
 
 use super::{Event, Gap, Listener};
-use crate::{ChannelName, Position, Publication};
+use crate::{ChannelName, Position, Publication, broker::Read};
 use parking_lot::Mutex;
 use std::sync::{
     Arc,
@@ -160,13 +160,19 @@ impl Entry {
         verdict
     }
 
-    /// Takes what a healing read found: `publications` from the last delivered position on, that one included where it is still
-    /// retained, and the stream's end.
-    pub(super) fn heal(&self, publications: Vec<Publication>, reaches_back: bool, end: &Position) -> Healed {
+    /// Takes what a healing read found from the last delivered position on, that one included where it is still retained.
+    pub(super) fn heal(&self, read: Read) -> Healed {
         let mut state = self.state.lock();
-        let mut events = Vec::with_capacity(publications.len());
-        if reaches_back && !state.was_rewritten(&publications) {
-            for publication in publications {
+        let mut events = Vec::with_capacity(read.publications.len());
+        let end = &read.position;
+        if !read.reaches_back_to(&state.last) {
+            // What is left behind the gap is read next, and delivered.
+            let next = read.goes_on_at(&state.last);
+            state.skip_to(next, &mut events);
+        } else if state.was_rewritten(&read.publications) {
+            state.skip_to(end.clone(), &mut events);
+        } else {
+            for publication in read.publications {
                 let is_new = publication.position.as_ref().is_some_and(|position| position.offset > state.last.offset);
                 if is_new {
                     state.take(publication, &mut events);
@@ -176,10 +182,6 @@ impl Entry {
                 // Also where an epoch began without an event.
                 state.last.epoch = end.epoch.clone();
             }
-        } else {
-            events.push(Event::Gap(Gap { from: state.last.clone(), to: end.clone() }));
-            state.last = end.clone();
-            state.last_digest = None;
         }
         let has_reached_end = state.last.epoch == end.epoch && state.last.offset >= end.offset;
         let missed = std::mem::take(&mut state.missed);
@@ -234,6 +236,11 @@ impl State {
                 }
             }
         }
+    }
+
+    fn skip_to(&mut self, to: Position, events: &mut Vec<Event>) {
+        events.push(Event::Gap(Gap { from: std::mem::replace(&mut self.last, to.clone()), to }));
+        self.last_digest = None;
     }
 
     fn take(&mut self, publication: Publication, events: &mut Vec<Event>) {

@@ -28,8 +28,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, permits: Arc<Sem
         };
         match reading.await {
             Ok(read) => {
-                let reaches_back = read.reaches_back_to(&since);
-                if entry.heal(read.publications, reaches_back, &read.position) == Healed::Live {
+                if entry.heal(read) == Healed::Live {
                     return;
                 }
             }

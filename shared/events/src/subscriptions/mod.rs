@@ -32,7 +32,7 @@ pub use receiver::Subscription;
 pub enum Event {
     /// An event, in the channel's order, without a hole since the last one unless [`Event::Gap`] said so.
     Publication(Publication),
-    /// Events were lost for good: trimmed before they could be read, or forgotten by Redis. The present state is all that can be told.
+    /// Events were lost for good: trimmed before they could be read, or forgotten by Redis. What is left of them follows.
     Gap(Gap),
 }
 

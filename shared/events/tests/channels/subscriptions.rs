@@ -4,7 +4,10 @@ use crate::{
 };
 use fred::interfaces::{ClientLike, KeysInterface, PubsubInterface};
 use fred::types::{ClusterHash, CustomCommand};
-use oneiro_events::{Broker, BrokerOptions, Event, Publication, Subscription, Subscriptions, SubscriptionsOptions};
+use oneiro_events::{
+    Broker, BrokerOptions, Event, Position, Publication, Subscription, Subscriptions, SubscriptionsOptions,
+};
+use std::time::Duration;
 
 async fn subscriptions(redis: &Redis, broker: &Broker) -> Subscriptions {
     Subscriptions::start(
@@ -206,11 +209,66 @@ async fn what_redis_forgot_is_told_as_a_gap() {
     redis.client().await.flushall::<()>(false).await.unwrap();
     let second = broker.publish(&name, b"2").await.unwrap();
     match next(&mut subscription).await {
-        Event::Gap(gap) => assert_eq!((gap.from, gap.to), (first, second)),
+        Event::Gap(gap) => assert_eq!((gap.from, gap.to), (first, Position { epoch: second.epoch, offset: 0 })),
         other => panic!("{other:?}"),
     }
+    // What is still there is no part of the gap.
+    assert_eq!(number(&next_publication(&mut subscription).await), 2);
     broker.publish(&name, b"3").await.unwrap();
     assert_eq!(number(&next_publication(&mut subscription).await), 3);
+}
+
+#[tokio::test]
+async fn the_first_event_after_a_silence_that_outlived_the_numbering_is_delivered() {
+    let redis = Redis::start().await;
+    let brief = Duration::from_millis(1);
+    let options = BrokerOptions { history_ttl: brief, meta_ttl: brief, ..BrokerOptions::default() };
+    let (broker, forgetful) = (broker(&redis).await, Broker::new(redis.client().await, options));
+    let subscriptions = subscriptions(&redis, &broker).await;
+    let name = channel("user_1");
+    let mut subscription = subscriptions.subscribe(&name).await.unwrap();
+    for n in 1..=3_u64 {
+        forgetful.publish(&name, n.to_string().as_bytes()).await.unwrap();
+        while broker.position(&name).await.unwrap() != Position::origin() {
+            tokio::time::sleep(brief).await;
+        }
+    }
+    broker.publish(&name, b"4").await.unwrap();
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&4) {
+        if let Event::Publication(publication) = next(&mut subscription).await {
+            numbers.push(number(&publication));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_trimmed_yet_is_delivered_behind_the_gap() {
+    let redis = Redis::start().await;
+    let options = BrokerOptions { history_len: 10, ..BrokerOptions::default() };
+    let broker = Broker::new(redis.client().await, options);
+    let subscriber = redis.subscriber().await;
+    let options = SubscriptionsOptions { attach_timeout: PATIENCE, ..SubscriptionsOptions::default() };
+    let subscriptions = Subscriptions::start(subscriber.clone(), broker.clone(), options);
+    let name = channel("a");
+    let mut subscription = subscriptions.subscribe(&name).await.unwrap();
+    broker.publish(&name, b"1").await.unwrap();
+    assert_eq!(number(&next_publication(&mut subscription).await), 1);
+    // Behind the back of the subscriptions: what is published now is lost to pub/sub.
+    subscriber.unsubscribe(name.as_str()).await.unwrap();
+    subscriber.ping::<String>(None).await.unwrap();
+    for n in 2..=500 {
+        broker.publish(&name, n.to_string().as_bytes()).await.unwrap();
+    }
+    subscriber.force_reconnection().await.unwrap();
+    let first = match next(&mut subscription).await {
+        Event::Gap(gap) => gap.to.offset + 1,
+        other => panic!("{other:?}"),
+    };
+    assert!((300..=491).contains(&first), "what is retained begins at {first}");
+    for expected in first..=500 {
+        assert_eq!(number(&next_publication(&mut subscription).await), expected);
+    }
 }
 
 #[tokio::test]
