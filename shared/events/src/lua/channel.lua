@@ -14,14 +14,19 @@ local function open_epoch(meta, stream, fresh)
   return fresh
 end
 
+-- Has a key live for so long from now on at least: never shorter than something earlier, which may be kept longer than most, has it.
+-- A new key has no time set, which counts as for ever.
+local function keep_at_least(key, ms)
+  if redis.call('PEXPIRE', key, ms, 'GT') == 0 then
+    redis.call('PEXPIRE', key, ms, 'NX')
+  end
+end
+
 -- Appends one payload, publishes the same bytes with their position in front, and returns the offset as a string.
 local function append(meta, stream, channel, epoch, payload, history_len, history_ms)
   local offset = string.format('%d', redis.call('HINCRBY', meta, 'o', 1))
   redis.call('XADD', stream, 'MAXLEN', '~', history_len, offset .. '-0', 'd', payload)
-  -- Never sooner than an earlier event, which may be kept longer than most, has it. The first event finds no time set, which counts as for ever.
-  if redis.call('PEXPIRE', stream, history_ms, 'GT') == 0 then
-    redis.call('PEXPIRE', stream, history_ms, 'NX')
-  end
+  keep_at_least(stream, history_ms)
   redis.call(PUBLISH, channel, '#' .. epoch .. ':' .. offset .. '\n' .. payload)
   return offset
 end

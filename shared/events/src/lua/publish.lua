@@ -12,6 +12,6 @@ local offset = append(KEYS[1], KEYS[2], ARGV[1], epoch, ARGV[2], ARGV[5], ARGV[6
 redis.call('HSET', KEYS[1], 'n', ARGV[4])
 -- A document decides for itself how long it lives.
 if redis.call('HEXISTS', KEYS[1], 'b') == 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+  keep_at_least(KEYS[1], ARGV[7])
 end
 return {epoch, offset}

@@ -1,7 +1,7 @@
 use crate::{broker, channel, redis::Redis};
 use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
 use fred::types::{ClusterHash, CustomCommand, Value};
-use oneiro_events::{Broker, BrokerOptions, Commit, EventError, Position};
+use oneiro_events::{Broker, BrokerOptions, Commit, EventError, Position, Retention};
 use std::time::Duration;
 
 #[tokio::test]
@@ -170,6 +170,21 @@ async fn scripts_come_back_after_script_flush_and_restart() {
     assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 2);
     redis.restart().await;
     assert_eq!(broker.publish(&name, b"{}").await.unwrap().offset, 3);
+}
+
+#[tokio::test]
+async fn a_long_life_is_not_shortened_by_the_next_event() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let (name, month) = (channel("user_1"), Duration::from_secs(30 * 24 * 60 * 60));
+    let first = broker.publish_with(&name, b"1", Retention { history_len: 10, history_ttl: month }).await.unwrap();
+    broker.publish(&name, b"2").await.unwrap();
+    for key in ["oneiro:ev:s:{user_1}", "oneiro:ev:m:{user_1}"] {
+        let left = Duration::from_millis(client.pttl(key).await.unwrap());
+        assert!(left > month / 2, "{key} lives for {left:?}");
+    }
+    assert!(broker.history(&name, Some(&first), 10).await.unwrap().is_complete);
 }
 
 #[tokio::test]
