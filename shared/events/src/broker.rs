@@ -63,7 +63,10 @@ impl Broker {
             ),
             history: Step::new(include_str!("lua/history.lua"), "read a channel's history"),
             positions: Step::new(include_str!("lua/positions.lua"), "read positions"),
-            advance_cursor: Step::new(include_str!("lua/advance_cursor.lua"), "advance a cursor"),
+            advance_cursor: Step::new(
+                concat!(include_str!("lua/channel.lua"), include_str!("lua/advance_cursor.lua")),
+                "advance a cursor",
+            ),
         };
         Self { shards, options: Arc::new(options), steps: Arc::new(steps) }
     }
@@ -108,7 +111,7 @@ impl Broker {
             millis(self.options.meta_ttl.max(retention.history_ttl)),
         ];
         let (epoch, offset): (String, u64) =
-            self.steps.publish.run(&self.shards, channel, &self.keys(channel), args).await?;
+            self.steps.publish.run(&self.shards, channel, &self.keys_with_cursors(channel), args).await?;
         position(&epoch, offset).ok_or(EventError::Corrupt("publish"))
     }
 
@@ -279,7 +282,8 @@ impl Broker {
         Ok(place.and_then(|place| place.parse().ok()))
     }
 
-    /// Notes that a named reader has come to `position`. Within an epoch a cursor never goes back. It is remembered for `ttl`.
+    /// Notes that a named reader has come to `position`. Within an epoch a cursor never goes back. It is remembered for `ttl` at least, and as
+    /// long as there are events to read.
     ///
     /// # Errors
     /// [`EventError::Redis`].
@@ -296,7 +300,8 @@ impl Broker {
             Value::from(position.offset.to_string()),
             millis(ttl),
         ];
-        let keys = [keys::cursors(&self.options.key_prefix, channel)];
+        let [_, stream, cursors] = self.keys_with_cursors(channel);
+        let keys = [cursors, stream];
         self.steps.advance_cursor.run::<i64>(&self.shards, channel, &keys, args).await?;
         Ok(())
     }
@@ -334,6 +339,11 @@ impl Broker {
 
     fn keys(&self, channel: &ChannelName) -> [String; 2] {
         [keys::meta(&self.options.key_prefix, channel), keys::stream(&self.options.key_prefix, channel)]
+    }
+
+    fn keys_with_cursors(&self, channel: &ChannelName) -> [String; 3] {
+        let [meta, stream] = self.keys(channel);
+        [meta, stream, keys::cursors(&self.options.key_prefix, channel)]
     }
 }
 

@@ -1,4 +1,4 @@
--- KEYS[1] meta hash of the channel   KEYS[2] its stream
+-- KEYS[1] meta hash of the channel   KEYS[2] its stream   KEYS[3] hash of its readers' cursors
 -- ARGV[1] channel   ARGV[2] payload   ARGV[3] epoch to begin where there is none   ARGV[4] nonce of this call
 -- ARGV[5] history length   ARGV[6] history ms   ARGV[7] ms the meta hash outlives the last publication
 -- Returns {epoch, offset}.
@@ -10,6 +10,8 @@ end
 local epoch = open_epoch(KEYS[1], KEYS[2], ARGV[3])
 local offset = append(KEYS[1], KEYS[2], ARGV[1], epoch, ARGV[2], ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'n', ARGV[4])
+-- Whoever forgot how far a reader has come, and not the events, would have them all delivered again. Where there is no cursor, nothing happens.
+redis.call('PEXPIRE', KEYS[3], ARGV[6], 'GT')
 -- A document decides for itself how long it lives.
 if redis.call('HEXISTS', KEYS[1], 'b') == 0 then
   keep_at_least(KEYS[1], ARGV[7])

@@ -148,7 +148,8 @@ async fn a_repeated_call_takes_effect_once() {
     );
     // As the client does when the answer was cut off: the same arguments again.
     let args = || -> Vec<Value> {
-        let mut args: Vec<Value> = vec![script.into(), 2.into(), "oneiro:ev:m:{a}".into(), "oneiro:ev:s:{a}".into()];
+        let mut args: Vec<Value> = vec![script.into(), 3.into()];
+        args.extend(["oneiro:ev:m:{a}", "oneiro:ev:s:{a}", "oneiro:ev:c:{a}"].map(Value::from));
         args.extend(["a", "{}", "abc", "nonce1", "10", "1000", "1000"].map(Value::from));
         args
     };
@@ -185,6 +186,28 @@ async fn a_long_life_is_not_shortened_by_the_next_event() {
         assert!(left > month / 2, "{key} lives for {left:?}");
     }
     assert!(broker.history(&name, Some(&first), 10).await.unwrap().is_complete);
+}
+
+#[tokio::test]
+async fn a_cursor_is_remembered_for_as_long_as_there_are_events_to_read() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let (name, brief, month) = (channel("user_1"), Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
+    let long = Retention { history_len: 10, history_ttl: month };
+    let lives = || async { Duration::from_millis(client.pttl("oneiro:ev:c:{user_1}").await.unwrap()) };
+    // Events that are kept for longer than the reader asks for.
+    let first = broker.publish_with(&name, b"1", long).await.unwrap();
+    broker.advance_cursor(&name, "n", &first, brief).await.unwrap();
+    assert!(lives().await > month / 2);
+    client.pexpire::<(), _>("oneiro:ev:c:{user_1}", 60_000, None).await.unwrap();
+    // Events that do not concern the reader, who stays where it was.
+    broker.publish_with(&name, b"2", long).await.unwrap();
+    assert!(lives().await > month / 2);
+    client.pexpire::<(), _>("oneiro:ev:c:{user_1}", 60_000, None).await.unwrap();
+    broker.advance_cursor(&name, "n", &first, brief).await.unwrap();
+    assert!(lives().await > month / 2);
+    assert_eq!(broker.cursor(&name, "n").await.unwrap(), Some(first));
 }
 
 #[tokio::test]
