@@ -124,7 +124,7 @@ impl Session {
             if form == Form::DreamNumber || form == Form::DreamString {
                 self.send_snapshot_of(membership.channel()).await?;
             }
-            self.catch_up(&membership, encoding, live_from.clone(), |_| true).await?;
+            self.catch_up(&membership, encoding, live_from.clone()).await?;
             self.memberships.push(Joined { membership, form, live_from, is_own: false });
         }
         // Those that the connection had already.

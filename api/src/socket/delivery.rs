@@ -22,19 +22,17 @@ impl Session {
         self.ctx.hub.join(channel, &self.conn, self.encoding(form)).await.map_err(|error| unavailable(&error))
     }
 
-    /// Sends what a channel stored after `since`, as far as `wanted` lets it, and begins live delivery without a hole or a repetition.
+    /// Sends what a channel stored after `since`, and begins live delivery without a hole or a repetition.
     pub(crate) async fn catch_up(
         &self,
         membership: &Membership,
         encoding: Encoding,
         since: Position,
-        mut wanted: impl FnMut(&Parsed<'_>) -> bool + Send,
-    ) -> Result<u64, Close> {
+    ) -> Result<(), Close> {
         let mut sent = since;
-        let mut count = 0;
         for _ in 0..MAX_CATCH_UPS {
             if membership.go_live(&sent) {
-                return Ok(count);
+                return Ok(());
             }
             let history = self
                 .ctx
@@ -42,14 +40,14 @@ impl Session {
                 .history(membership.channel(), Some(&sent), PAGE)
                 .await
                 .map_err(|error| unavailable(&error))?;
-            count += self.send_publications(&history.publications, encoding, &mut wanted).await;
+            self.send_publications(&history.publications, encoding, |_| true).await;
             sent = match history.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) => last,
                 None => history.position,
             };
         }
         membership.go_live_now();
-        Ok(count)
+        Ok(())
     }
 
     /// Sends events of the past, as fast as the client takes them.
@@ -62,10 +60,9 @@ impl Session {
         let now = clock::unix_millis();
         let mut count = 0;
         for publication in publications {
-            let Some(frame) = frame_of(publication, encoding, now, &mut |event| self.is_for_me(event) && wanted(event))
-            else {
-                continue;
-            };
+            let mut wanted =
+                |event: &Parsed<'_>| self.is_for_me(event) && wanted(event);
+            let Some(frame) = frame_of(publication, encoding, now, &mut wanted) else { continue };
             self.conn.outbox.room_for(&frame).await;
             self.conn.outbox.push(frame);
             count += 1;

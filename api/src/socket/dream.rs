@@ -41,7 +41,7 @@ impl Session {
                 position
             }
         };
-        self.catch_up(&membership, self.encoding(form), since.clone(), |_| true).await?;
+        self.catch_up(&membership, self.encoding(form), since.clone()).await?;
         self.memberships.push(Joined { membership, form, live_from: since, is_own: true });
         Ok(())
     }

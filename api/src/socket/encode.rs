@@ -5,7 +5,7 @@ use super::{
     outbox::{Frame, Origin},
     stored,
 };
-use oneiro_events::Publication;
+use oneiro_events::{Position, Publication};
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
@@ -116,6 +116,12 @@ impl<'a> Parsed<'a> {
     /// Unix milliseconds after which it is no longer delivered.
     pub(crate) fn expires_at_ms(&self) -> Option<u64> {
         self.fields.as_ref()?.get("expires_at_ms")
+    }
+
+    /// Whether it was stored after that: behind it, or in another numbering.
+    pub(crate) fn is_behind(&self, place: &Position) -> bool {
+        let at = self.origin.as_ref().map(|origin| &origin.position);
+        at.is_some_and(|at| at.epoch != place.epoch || at.offset > place.offset)
     }
 
     /// The frame for one encoding; `None` where connections of that form do not get this event.

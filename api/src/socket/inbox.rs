@@ -51,6 +51,13 @@ impl Cursor {
         }
     }
 
+    /// Notes that nothing up to `end` waits for this reader.
+    fn pass(&self, end: Position) {
+        let mut state = self.state.lock();
+        state.read = Some(end);
+        state.is_flushed = false;
+    }
+
     fn acknowledge(&self, position: Option<Position>) {
         let mut state = self.state.lock();
         if !state.needs_acks {
@@ -131,56 +138,59 @@ impl Session {
             cursor.acknowledge(None);
         }
         self.ctx.cursors.add(&cursor);
-        self.conn.inbox.get_or_init(|| cursor);
+        self.conn.inbox.get_or_init(|| cursor.clone());
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
         let live_from = match self.take_resume() {
             Some(since) => match self.replay(channel, &since, None, encoding).await? {
                 Some((_, end)) => end,
                 // What is lost is said, and what is left of it delivered.
-                None => self.deliver_missed(channel, encoding, since, true).await?,
+                None => self.deliver_missed(channel, encoding, since, None).await?.1,
             },
-            None => self.deliver_unread(channel, encoding, end).await?,
+            None => self.deliver_unread(&cursor, encoding, end).await?,
         };
-        self.catch_up(&membership, encoding, live_from.clone(), waits_for_users).await?;
+        self.catch_up(&membership, encoding, live_from.clone()).await?;
         self.memberships.push(Joined { membership, form, live_from, is_own: true });
         Ok(())
     }
 
     /// `end`: where the channel stood when it was joined. Most users have nothing waiting, and then nothing is read.
-    async fn deliver_unread(
-        &self,
-        channel: &ChannelName,
-        encoding: Encoding,
-        end: Position,
-    ) -> Result<Position, Close> {
+    async fn deliver_unread(&self, cursor: &Cursor, encoding: Encoding, end: Position) -> Result<Position, Close> {
         if end.is_origin() {
             return Ok(end);
         }
-        let cursor =
-            self.ctx.broker.cursor(channel, self.dialect.label()).await.map_err(|error| unavailable(&error))?;
-        let since = cursor.unwrap_or_else(Position::origin);
+        let read = self.ctx.broker.cursor(&cursor.channel, cursor.reader).await.map_err(|error| unavailable(&error))?;
+        let since = read.unwrap_or_else(Position::origin);
         if since == end {
             return Ok(end);
         }
-        self.deliver_missed(channel, encoding, since, false).await
+        let (sent, read_to) = self.deliver_missed(&cursor.channel, encoding, since, Some(&end)).await?;
+        if sent == 0 {
+            // There is nothing whose writing or acknowledgement would move it.
+            cursor.pass(read_to.clone());
+        }
+        Ok(read_to)
     }
 
-    /// Sends what is left of the user's channel after `since`; where some of it is gone, says so to a client that resumes.
+    /// Sends what is left of the user's channel after `since`: how many frames, and to where. To a client that resumes all of it, and where some is
+    /// gone, that is said; to another what waits for users, and all that came since it `joined`.
     async fn deliver_missed(
         &self,
         channel: &ChannelName,
         encoding: Encoding,
         mut since: Position,
-        is_resuming: bool,
-    ) -> Result<Position, Close> {
+        joined: Option<&Position>,
+    ) -> Result<(u64, Position), Close> {
+        let wanted = |event: &Parsed<'_>| joined.is_none_or(|joined| waits_for_users(event) || event.is_behind(joined));
+        let mut count = 0;
         loop {
-            let page = self.page_of_what_is_left(channel, &since, is_resuming).await?;
-            let sent = self.send_publications(&page.publications, encoding, waits_for_users).await;
+            let page = self.page_of_what_is_left(channel, &since, joined.is_none()).await?;
+            let sent = self.send_publications(&page.publications, encoding, wanted).await;
             metrics::counter!("oneiro_ws_inbox_delivered_total").increment(sent);
+            count += sent;
             match page.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) if last.offset < page.position.offset => since = last,
-                _ => return Ok(page.position),
+                _ => return Ok((count, page.position)),
             }
         }
     }

@@ -62,7 +62,7 @@ impl Session {
         let channel = PRESENCE_CHANNEL.parse().expect("a constant name");
         let (membership, _) = self.join(&channel, Form::Presence).await?;
         let live_from = arrival.position;
-        self.catch_up(&membership, self.encoding(Form::Presence), live_from.clone(), |_| true).await?;
+        self.catch_up(&membership, self.encoding(Form::Presence), live_from.clone()).await?;
         self.memberships.push(Joined { membership, form: Form::Presence, live_from, is_own: true });
         self.join_own(&"notifications".parse().expect("a constant name"), Form::Presence).await?;
         self.join_inbox(&user_channel(&user), Form::Presence).await

@@ -19,6 +19,7 @@ mod hostile;
 mod list;
 mod node;
 mod notifications;
+mod past;
 mod plain;
 mod positions;
 mod presence;
