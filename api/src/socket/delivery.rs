@@ -34,12 +34,11 @@ impl Session {
             if membership.go_live(&sent) {
                 return Ok(());
             }
-            let history = self
-                .ctx
-                .broker
-                .history(membership.channel(), Some(&sent), PAGE)
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let channel = membership.channel();
+            let history = self.page_of_what_is_left(channel, &sent, self.options.with_position).await?;
+            if !history.is_complete && self.dialect == Dialect::Dream {
+                self.send_snapshot_of(channel).await?;
+            }
             self.send_publications(&history.publications, encoding, |_| true).await;
             sent = match history.publications.last().and_then(|last| last.position.clone()) {
                 Some(last) => last,

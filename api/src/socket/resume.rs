@@ -7,7 +7,7 @@ use super::{
     encode::{Encoding, position_members},
     fields::{Fields, ObjectWriter, extend_object},
     messages::ErrorCode,
-    outbox::Origin,
+    outbox::{Frame, Origin},
     session::{Session, unavailable},
 };
 use oneiro_core::{clock, dreams::Dream};
@@ -157,7 +157,10 @@ impl Session {
         }
         let left = self.ctx.broker.oldest(channel, PAGE).await.map_err(|error| unavailable(&error))?;
         if is_told {
-            self.send_resume_failed(channel, &before(&left));
+            let frame = Frame::reply(&resume_failed(channel, &before(&left)));
+            // The queue may be full of what came before.
+            self.conn.outbox.room_for(&frame).await;
+            self.conn.outbox.push(frame);
         }
         Ok(History { is_complete: false, ..left })
     }

@@ -52,6 +52,41 @@ async fn custom_events_that_come_while_a_connection_is_set_up_are_delivered() {
 }
 
 #[tokio::test]
+async fn what_was_trimmed_while_a_client_took_its_past_is_told() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let end = store_many(&node, "post_1", "edited").await;
+    let mut client = node.connect(&path(1)).await;
+    let since = json!({ "epoch": end.epoch, "offset": 0 });
+    client.send(json!({ "type": "subscribe", "channels": ["post_1"], "since": since })).await;
+    client.expect("subscription_success").await;
+    client.expect("resumed").await;
+    assert_eq!(client.expect("edited").await["seq"], 1);
+    // More than are retained.
+    let channel = "post_1".parse().unwrap();
+    let (last, small) = (end.offset + 1_300, json!({ "type": "edited", "data": {} }).to_string());
+    for _ in end.offset..last {
+        node.broker.publish(&channel, small.as_bytes()).await.unwrap();
+    }
+    let mut seen = 1;
+    let mut gaps = 0;
+    while seen < last {
+        let frame = client.json().await;
+        let seq = frame["seq"].as_u64().unwrap();
+        if frame["type"] == "resume_failed" {
+            gaps += 1;
+            assert!(seq > seen, "{seq} after {seen}");
+            seen = seq;
+        } else {
+            seen += 1;
+            assert_eq!(seq, seen);
+        }
+    }
+    assert_eq!(gaps, 1);
+    client.expect_nothing_more().await;
+}
+
+#[tokio::test]
 async fn who_has_nothing_to_read_has_read_everything() {
     let redis = Redis::start().await;
     let node = node(&redis).await;
