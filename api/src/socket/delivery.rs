@@ -60,7 +60,7 @@ impl Session {
         let mut count = 0;
         for publication in publications {
             let mut wanted =
-                |event: &Parsed<'_>| self.is_for_me(event) && wanted(event);
+                |event: &Parsed<'_>| self.is_for_me(event) && self.conn.hears(event.kind()) && wanted(event);
             let Some(frame) = frame_of(publication, encoding, now, &mut wanted) else { continue };
             self.conn.outbox.room_for(&frame).await;
             self.conn.outbox.push(frame);

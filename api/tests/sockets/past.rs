@@ -87,6 +87,26 @@ async fn what_was_trimmed_while_a_client_took_its_past_is_told() {
 }
 
 #[tokio::test]
+async fn kinds_that_were_unsubscribed_do_not_come_back_with_a_resume() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let mut client = node.connect(&path(1)).await;
+    client.expect_nothing_more().await;
+    node.leave(client).await;
+    let first = node.publish(json!({ "type": "notification", "user_id": 1, "data": { "title": "t" } })).await;
+    node.publish(json!({ "type": "order_update", "user_id": 1, "data": { "order_no": "SO-1" } })).await;
+    let mut client = node.connect(&path(1)).await;
+    client.expect("notification").await;
+    client.expect("order_update").await;
+    client.send(json!({ "type": "unsubscribe", "channels": ["notifications"] })).await;
+    client.expect("unsubscribed").await;
+    client.send(json!({ "type": "resume", "channel": "user_1", "epoch": first["epoch"], "seq": 0 })).await;
+    client.expect("resumed").await;
+    assert_eq!(client.expect("order_update").await["data"]["order_no"], "SO-1");
+    client.expect_nothing_more().await;
+}
+
+#[tokio::test]
 async fn who_has_nothing_to_read_has_read_everything() {
     let redis = Redis::start().await;
     let node = node(&redis).await;
