@@ -1,4 +1,4 @@
-//! Token buckets: for messages of one connection, for handshakes by address and by user, for what others are told of a user. And plain quotas.
+//! Token buckets: for messages of one connection, for handshakes by address and by user, for what others are told of a user.
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, hash::Hash};
@@ -94,38 +94,6 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 }
 
-/// Counts up to a bound for each key, until the key is cleared.
-pub(crate) struct Quota<K> {
-    most: u32,
-    counts: Mutex<HashMap<K, u32>>,
-}
-
-impl<K: Hash + Eq> Quota<K> {
-    /// A bound of 0 is none.
-    pub(crate) fn new(most: u32) -> Self {
-        Self { most, counts: Mutex::default() }
-    }
-
-    /// Whether one more is within the bound.
-    pub(crate) fn admit(&self, key: K) -> bool {
-        if self.most == 0 {
-            return true;
-        }
-        let mut counts = self.counts.lock();
-        if counts.len() >= MAX_KEYS {
-            counts.clear();
-        }
-        let count = counts.entry(key).or_default();
-        let is_within = *count < self.most;
-        *count += u32::from(is_within);
-        is_within
-    }
-
-    pub(crate) fn clear(&self, key: &K) {
-        self.counts.lock().remove(key);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,17 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_holds_until_it_is_cleared() {
-        let quota = Quota::new(2);
-        let admitted = |key| (0..5).filter(|_| quota.admit(key)).count();
-        assert_eq!((admitted("a"), admitted("a"), admitted("b")), (2, 0, 2));
-        quota.clear(&"a");
-        assert_eq!((admitted("a"), admitted("b")), (2, 0));
-    }
-
-    #[test]
     fn zero_is_no_limit() {
-        assert!((0..1_000).all(|_| Quota::new(0).admit("a")));
         let limiter = Limiter::new(0, 0);
         assert!((0..1_000).all(|_| limiter.admit(&"a", Instant::now())));
     }

@@ -35,6 +35,7 @@ mod resume;
 mod session;
 mod sse;
 mod stored;
+mod waiting;
 mod wheel;
 
 use crate::{ApiError, listener::Upgrade};
@@ -42,7 +43,7 @@ use close::Close;
 use fred::clients::Client;
 use handshake::Caller;
 use hub::Hub;
-use limits::{Limiter, Quota};
+use limits::Limiter;
 pub use oneiro_core::publish::CONTROL_CHANNEL;
 use oneiro_core::{
     auth::{UserId, Verifier},
@@ -58,6 +59,7 @@ use options::Dialect;
 use poem::{Endpoint, EndpointExt, Request, Response, Route, RouteMethod, get, post};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
+use waiting::Waiting;
 
 /// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
 const BURST_SECONDS: u32 = 4;
@@ -109,8 +111,8 @@ pub struct SocketContext {
     address_handshakes: Limiter<String>,
     user_handshakes: Limiter<UserId>,
     signals: Limiter<UserId>,
-    /// Chat messages by sender and receiver since the receiver was last seen online.
-    waiting_chats: Quota<(UserId, UserId)>,
+    chats: Limiter<UserId>,
+    waiting_chats: Waiting,
     counters: Counters,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -124,6 +126,7 @@ impl SocketContext {
         let (address_rate, address_burst) = limiter(settings.handshakes_per_second_per_address);
         let (user_rate, user_burst) = limiter(settings.handshakes_per_second_per_user);
         let (signal_rate, signal_burst) = limiter(settings.signals_per_second_per_user);
+        let (chat_rate, chat_burst) = limiter(settings.chats_per_second_per_user);
         let node = format!("{:08x}", rand::random::<u32>());
         let presence = PresenceOptions {
             channel: PRESENCE_CHANNEL.parse().expect("a constant name"),
@@ -147,7 +150,12 @@ impl SocketContext {
             address_handshakes: Limiter::new(address_rate, address_burst),
             user_handshakes: Limiter::new(user_rate, user_burst),
             signals: Limiter::new(signal_rate, signal_burst),
-            waiting_chats: Quota::new(settings.inbox_chats_per_sender),
+            chats: Limiter::new(chat_rate, chat_burst),
+            waiting_chats: Waiting::new(
+                settings.inbox_chats_per_sender,
+                settings.inbox_chats_per_sender_total,
+                Duration::from_secs(settings.inbox_seconds),
+            ),
             counters: Counters::new(),
             settings,
             tasks: parking_lot::Mutex::default(),

@@ -177,18 +177,26 @@ impl Session {
     }
 
     /// Whether one more chat message may go into the receiver's inbox, should the receiver be away: it holds so many events of whatever kind, and
-    /// the oldest go first.
+    /// the oldest go first. And there are as many inboxes as one can think of ids.
     async fn may_wait(&self, from: &UserId, to: &UserId) -> Result<bool, EventError> {
-        let pair = (from.clone(), to.clone());
-        if self.ctx.waiting_chats.admit(pair.clone()) {
+        let (waiting, presence) = (&self.ctx.waiting_chats, &self.ctx.presence);
+        if !waiting.is_limited() {
             return Ok(true);
         }
-        if self.ctx.presence.member(&member_of(to)).await?.connections == 0 {
-            return Ok(false);
+        let receiver = presence.member(&member_of(to)).await?;
+        if receiver.connections > 0 {
+            waiting.clear(from, to);
+            return Ok(true);
         }
-        // Whoever is here reads.
-        self.ctx.waiting_chats.clear(&pair);
-        Ok(self.ctx.waiting_chats.admit(pair))
+        let now = std::time::Instant::now();
+        if waiting.admit(from, to, receiver.last_seen_ms, now) {
+            return Ok(true);
+        }
+        let Some(receivers) = waiting.receivers_to_review(from, now) else { return Ok(false) };
+        let members: Vec<String> = receivers.iter().map(member_of).collect();
+        let seen = presence.last_seen_ms(&members).await?;
+        waiting.review(from, &receivers.into_iter().zip(seen).collect::<Vec<_>>(), now);
+        Ok(waiting.admit(from, to, receiver.last_seen_ms, now))
     }
 
     /// Stored in the receiver's inbox, so it waits for a receiver who is away.
@@ -200,10 +208,14 @@ impl Session {
         if text.len() > MAX_CHAT_BYTES {
             return self.send_error(ErrorCode::TooLarge, "the message is longer than 16 KiB");
         }
+        if !self.ctx.chats.admit(&claims.user_id, Instant::now()) {
+            return self.send_error(ErrorCode::RateLimited, "too many chat messages; this one was not sent");
+        }
         match self.may_wait(&claims.user_id, &to).await {
             Ok(true) => {}
             Ok(false) => {
-                let why = "this user is away, and as many of your messages wait already as may";
+                let why =
+                    "this user is away, and as many of your messages wait already, for this user or for all, as may";
                 return self.send_error(ErrorCode::RateLimited, why);
             }
             Err(error) => return self.failed(&error),

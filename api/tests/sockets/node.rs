@@ -33,6 +33,7 @@ pub(crate) fn settings() -> RealtimeSettings {
         connections_per_user: 0,
         messages_per_second: 0,
         signals_per_second_per_user: 0,
+        chats_per_second_per_user: 0,
         // A test on a busy machine may last for longer than the usual interval.
         ping_interval_seconds: 3_600,
         idle_timeout_seconds: 7_200,

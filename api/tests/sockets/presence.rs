@@ -174,7 +174,6 @@ async fn one_sender_does_not_fill_the_inbox_of_who_is_away() {
     let redis = Redis::start().await;
     let node = Node::start(&redis, RealtimeSettings { inbox_chats_per_sender: 3, ..quick() }).await;
     let mut ada = enter(&node, 1, 1).await;
-    let chat = |to: u64, text: String| json!({ "type": "message", "to_user_id": to, "message": text });
     for n in 0..6 {
         ada.send(chat(2, format!("{n}"))).await;
         if n >= 3 {
@@ -195,6 +194,87 @@ async fn one_sender_does_not_fill_the_inbox_of_who_is_away() {
         ada.send(chat(2, format!("here {n}"))).await;
         assert_eq!(next_of(&mut bob, "chat").await["data"]["message"], format!("here {n}"));
     }
+}
+
+fn chat(to: u64, text: String) -> Value {
+    json!({ "type": "message", "to_user_id": to, "message": text })
+}
+
+/// Sends chat messages to one user; how many were accepted.
+async fn send_chats(from: &mut Client, to: u64, count: u64) -> u64 {
+    let mut refused = 0;
+    for n in 0..count {
+        from.send(chat(to, format!("{n}"))).await;
+        from.send(json!({ "type": "ping", "timestamp": 4711 })).await;
+        loop {
+            match from.json().await["type"].as_str().unwrap() {
+                "pong" => break,
+                "error" => refused += 1,
+                _ => {}
+            }
+        }
+    }
+    count - refused
+}
+
+#[tokio::test]
+async fn messages_that_were_read_wait_no_more_whichever_process_they_were_read_from() {
+    let redis = Redis::start().await;
+    let settings = || RealtimeSettings { inbox_chats_per_sender: 3, ..quick() };
+    let (one, two) = (Node::start(&redis, settings()).await, Node::start(&redis, settings()).await);
+    let mut ada = enter(&one, 1, 1).await;
+    let bob = enter(&two, 2, 2).await;
+    assert_eq!(send_chats(&mut ada, 2, 5).await, 5, "who is here reads");
+    two.leave(bob).await;
+    let is_away = async || one.http("GET", "/api/v1/status/2", &token(1), "").await.1["online"] == false;
+    eventually(is_away).await;
+    assert_eq!(send_chats(&mut ada, 2, 5).await, 3, "none of those that were read count");
+    let mut bob = two.connect(&path(2)).await;
+    for _ in 0..3 {
+        next_of(&mut bob, "chat").await;
+    }
+    two.leave(bob).await;
+    eventually(is_away).await;
+    assert_eq!(send_chats(&mut ada, 2, 5).await, 3);
+}
+
+#[tokio::test]
+async fn one_sender_does_not_fill_redis_with_messages_to_users_who_may_not_exist() {
+    let redis = Redis::start().await;
+    let settings = || RealtimeSettings { inbox_chats_per_sender_total: 4, ..quick() };
+    let (one, two) = (Node::start(&redis, settings()).await, Node::start(&redis, settings()).await);
+    let mut ada = enter(&one, 1, 1).await;
+    let mut cat = enter(&one, 3, 2).await;
+    for nobody in 100..104 {
+        assert_eq!(send_chats(&mut ada, nobody, 1).await, 1);
+    }
+    // One of them exists, comes, reads and goes.
+    let mut bob = two.connect(&path(100)).await;
+    next_of(&mut bob, "chat").await;
+    two.leave(bob).await;
+    eventually(async || one.http("GET", "/api/v1/status/100", &token(1), "").await.1["online"] == false).await;
+    assert_eq!(send_chats(&mut ada, 104, 1).await, 1);
+    assert_eq!(send_chats(&mut ada, 105, 1).await, 0);
+    assert_eq!(send_chats(&mut ada, 3, 1).await, 1, "to who is here");
+    assert_eq!(next_of(&mut cat, "chat").await["data"]["from_user_id"], 1);
+    assert_eq!(send_chats(&mut cat, 105, 1).await, 1, "another sender");
+}
+
+#[tokio::test]
+async fn one_user_sends_so_many_chat_messages_a_second() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis, RealtimeSettings { chats_per_second_per_user: 1, ..settings() }).await;
+    let mut ada = enter(&node, 1, 1).await;
+    let mut again = enter(&node, 1, 1).await;
+    let mut bob = enter(&node, 2, 2).await;
+    let began = std::time::Instant::now();
+    let sent = send_chats(&mut ada, 2, 20).await + send_chats(&mut again, 2, 20).await;
+    // In bursts of four; over all connections of the user.
+    assert!((4..=5 + began.elapsed().as_secs()).contains(&sent), "{sent} in {:?}", began.elapsed());
+    for _ in 0..sent {
+        next_of(&mut bob, "chat").await;
+    }
+    bob.expect_nothing_more().await;
 }
 
 #[tokio::test]

@@ -284,6 +284,22 @@ impl Presence {
         members.pop().ok_or(EventError::Corrupt("look a member up"))
     }
 
+    /// When these were last seen, in their order, as [`Member::last_seen_ms`].
+    ///
+    /// # Errors
+    /// [`EventError::Redis`].
+    pub async fn last_seen_ms(&self, members: &[String]) -> Result<Vec<Option<u64>>, EventError> {
+        if members.is_empty() {
+            return Ok(Vec::new());
+        }
+        let [_, _, _, seen, ..] = self.keys();
+        let seen = &seen;
+        let read = |client: Client| async move { client.zmscore(seen, members.to_vec()).await };
+        let scores: Vec<Option<f64>> =
+            self.broker.shards().on(&self.options.channel, "look up who was seen", read).await?;
+        Ok(scores.into_iter().map(|score| score.map(|ms| ms as u64)).collect())
+    }
+
     /// The processes whose lease has not run out.
     ///
     /// # Errors

@@ -57,6 +57,9 @@ pub struct RealtimeSettings {
     /// Typing and presence messages a second of one user: others are told of each. More get an error frame. 0: no limit; default 4. Bursts of four
     /// seconds' worth pass.
     pub signals_per_second_per_user: u32,
+    /// Chat messages a second of one user, over all connections to one process; more get an error frame and are not sent. 0: no limit; default 5.
+    /// Bursts of four seconds' worth pass.
+    pub chats_per_second_per_user: u32,
     /// Handshakes a second from one address; more get HTTP 429. 0: no limit; default 50.
     pub handshakes_per_second_per_address: u32,
     /// Handshakes a second of one user; more are closed with 4029. 0: no limit; default 10. Bursts of four seconds' worth pass.
@@ -91,6 +94,8 @@ pub struct RealtimeSettings {
     /// Chat messages of one sender that wait for a user who is away; more get an error frame until that user has been online. 0: no limit;
     /// default 100.
     pub inbox_chats_per_sender: u32,
+    /// The same over all users who are away, whether they exist or not. 0: no limit; default 1,000.
+    pub inbox_chats_per_sender_total: u32,
     /// Least and most seconds of the `retry_after` that a draining process tells its clients, drawn at random for each. Default 1 and 10.
     pub drain_retry_after_seconds: [u64; 2],
     /// Sessions kept for the developer endpoint, the newest. Default 10,000.
@@ -120,6 +125,7 @@ impl Default for RealtimeSettings {
             messages_per_second: 20,
             message_burst: 60,
             signals_per_second_per_user: 4,
+            chats_per_second_per_user: 5,
             handshakes_per_second_per_address: 50,
             handshakes_per_second_per_user: 10,
             max_connections: 100_000,
@@ -136,6 +142,7 @@ impl Default for RealtimeSettings {
             inbox_seconds: WEEK,
             inbox_messages: 1_000,
             inbox_chats_per_sender: 100,
+            inbox_chats_per_sender_total: 1_000,
             drain_retry_after_seconds: [1, 10],
             sessions_kept: 10_000,
             messages_kept: 10_000,
