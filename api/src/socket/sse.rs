@@ -2,14 +2,15 @@
 //!
 //! Each stored event's `id` holds the positions of all channels of the stream, so that `Last-Event-ID` resumes every one of them.
 
+mod asked;
+
 use super::{
     SocketContext,
-    access::{Access, access},
-    channels::{SHARED, kind_named, user_channel},
+    channels::{SHARED, user_channel},
     close::Close,
     conn::Conn,
     delivery::frame_of,
-    encode::{Encoding, Form, Kind},
+    encode::{Encoding, Form},
     handshake::{self, Caller},
     http,
     hub::Membership,
@@ -88,10 +89,10 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         return Err(rejected("user_rate", ApiError::rate_limited(Duration::from_secs(1))).into());
     }
     let wanted = caller.parameter("channels").unwrap_or_default();
-    let (channels, refused) = channels(&ctx, &wanted, &claims).await?;
+    let (channels, refused) = asked::channels(&ctx, &wanted, &claims).await?;
     let hello = if refused.is_empty() { Bytes::new() } else { hello(&channels, &refused) };
     let conn = Arc::new(Conn::new(Outbox::new(ctx.limits()), "sse", &caller.address));
-    conn.mute(&muted(&wanted, &claims));
+    conn.mute(&asked::muted(&wanted, &claims));
     let entry = ctx.registry.add(&conn);
     if !entry.claim(&claims.user_id, ctx.settings.connections_per_user) {
         return Err(rejected("user_connections", ApiError::rate_limited(Duration::from_secs(5))).into());
@@ -110,7 +111,7 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         next_beat,
         is_over: false,
     };
-    let last = request.header("last-event-id").map(parse_id).unwrap_or_default();
+    let last = request.header("last-event-id").map(asked::parse_id).unwrap_or_default();
     for channel in channels {
         stream.join(channel, &claims, &last).await?;
     }
@@ -130,73 +131,6 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         // nginx would otherwise hold the stream back.
         .header("x-accel-buffering", "no");
     Ok(response.body(Body::from_bytes_stream(body)))
-}
-
-/// What the stream carries, and the names that it may not: one of these does not keep it from the others.
-async fn channels(
-    ctx: &SocketContext,
-    wanted: &str,
-    claims: &Claims,
-) -> Result<(Vec<ChannelName>, Vec<ChannelName>), ApiError> {
-    let own = user_channel(&claims.user_id);
-    if wanted.trim().is_empty() {
-        let shared = SHARED.iter().map(|name| name.parse().expect("a constant name"));
-        return Ok((shared.chain([own]).collect(), Vec::new()));
-    }
-    let (mut channels, mut refused): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
-    for name in names(wanted) {
-        let channel: ChannelName =
-            name.parse().map_err(|_| http::wrong("channels", "must be names separated by commas"))?;
-        let is_granted = match access(&channel, claims, &ctx.settings) {
-            Access::Granted => true,
-            Access::Denied => false,
-            Access::IfDream(id) => ctx.dreams.load(id).await?.is_some_and(|dream| dream.is_visible_to(claims)),
-        };
-        if !is_granted {
-            refused.push(channel);
-            continue;
-        }
-        if own_kind(name).is_some() && !channels.contains(&own) {
-            channels.push(own.clone());
-        }
-        if !channels.contains(&channel) {
-            channels.push(channel);
-        }
-    }
-    if channels.len() > ctx.settings.max_channels {
-        return Err(http::wrong("channels", "are too many for one stream"));
-    }
-    match refused.first() {
-        Some(channel) if channels.is_empty() => {
-            Err(rejected("forbidden", http::forbidden(&format!("the channel `{channel}` is not yours to read"))))
-        }
-        _ => Ok((channels, refused)),
-    }
-}
-
-fn names(wanted: &str) -> impl Iterator<Item = &str> {
-    wanted.split(',').map(str::trim).filter(|name| !name.is_empty())
-}
-
-/// The kind of event on one's own channel that a name stands for.
-fn own_kind(name: &str) -> Option<Kind> {
-    kind_named(name).filter(|kind| *kind != Kind::Alert)
-}
-
-/// What comes on one's own channel and was not asked for, where one or more kinds of it were asked for by name, and not the channel itself.
-fn muted(wanted: &str, claims: &Claims) -> Vec<Kind> {
-    let own = user_channel(&claims.user_id);
-    let asked: Vec<Kind> = names(wanted).filter_map(own_kind).collect();
-    if asked.is_empty() || names(wanted).any(|name| name == own.as_str()) {
-        return Vec::new();
-    }
-    [Kind::Notification, Kind::Order, Kind::Material].into_iter().filter(|kind| !asked.contains(kind)).collect()
-}
-
-/// `channel=epoch:offset,..`
-fn parse_id(text: &str) -> BTreeMap<ChannelName, Position> {
-    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.filter_map(|(channel, position)| Some((channel.parse().ok()?, position.parse().ok()?))).collect()
 }
 
 impl Stream {
@@ -275,6 +209,11 @@ impl Stream {
             return Some(first);
         }
         loop {
+            // Whatever there is to tell, however much of it.
+            if self.expires <= Instant::now() {
+                self.is_over = true;
+                return Some(goodbye(&Close::TOKEN_EXPIRED).into());
+            }
             let mut out = Vec::new();
             self.drain(&mut out);
             if let Some(behind) = self.behind.pop_front() {
@@ -295,7 +234,6 @@ impl Stream {
                 let is_woken = taken.close.is_some() || !taken.gaps.is_empty() || outbox.waiting().0 > 0;
                 if is_woken { Poll::Ready(taken) } else { Poll::Pending }
             });
-            let beat = self.next_beat.min(self.expires);
             tokio::select! {
                 taken = woken => {
                     self.tell_gaps(&taken.gaps, &mut out);
@@ -309,11 +247,8 @@ impl Stream {
                         return Some(out.into());
                     }
                 },
-                () = tokio::time::sleep_until(beat) => {
-                    if self.expires <= Instant::now() {
-                        self.is_over = true;
-                        return Some(goodbye(&Close::TOKEN_EXPIRED).into());
-                    }
+                () = tokio::time::sleep_until(self.expires) => {}
+                () = tokio::time::sleep_until(self.next_beat) => {
                     self.next_beat = Instant::now() + beat_interval(&self.ctx);
                     return Some(Bytes::from_static(b": beat\n\n"));
                 }

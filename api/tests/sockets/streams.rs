@@ -89,6 +89,30 @@ async fn a_stream_ends_with_its_token() {
     eventually(async || node.ctx.connection_count() == 0).await;
 }
 
+#[tokio::test]
+async fn a_stream_ends_with_its_token_though_there_is_more_to_tell() {
+    const EVENTS: usize = 900;
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let channel = "post_1".parse().unwrap();
+    let event = json!({ "type": "edited", "data": { "text": "x".repeat(40 * 1024) } }).to_string();
+    let mut end = node.broker.publish(&channel, event.as_bytes()).await.unwrap();
+    for _ in 1..EVENTS {
+        end = node.broker.publish(&channel, event.as_bytes()).await.unwrap();
+    }
+    let ttl = Duration::from_secs(5);
+    let query = format!("channels=post_1&token={}", token_for(1, "", ttl));
+    let last = format!("post_1={}:0", end.epoch);
+    let answer = ask(&node, &query, &[("Last-Event-ID", &last)]).await;
+    assert_eq!(answer.status, 200);
+    // A client that is slower than what it asked for.
+    tokio::time::sleep(ttl + Duration::from_secs(1)).await;
+    let rest = answer.rest().await;
+    assert!(rest.contains("token_expired"));
+    let told = rest.matches("\"edited\"").count();
+    assert!(told < EVENTS, "all {told} events");
+}
+
 /// An answer without an end must not be waited for, whatever else its request asks for.
 #[tokio::test]
 async fn a_stream_that_is_asked_to_be_a_socket_is_a_stream() {
