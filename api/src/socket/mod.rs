@@ -64,6 +64,10 @@ use waiting::Waiting;
 /// Handshakes pass in bursts of this many seconds' worth: a page with several sockets, a reload, a shared address.
 const BURST_SECONDS: u32 = 4;
 
+/// What clients of a process that restarts need beyond the `retry_after` that they are told: their own jitter, a handshake among thousands, or the
+/// five seconds of those that know no `retry_after`.
+const RETURN_TIME: Duration = Duration::from_secs(10);
+
 /// What the socket tier stands on; the caller connects and configures it.
 pub struct Deps {
     /// Publishes, reads histories.
@@ -195,6 +199,8 @@ impl SocketContext {
     pub async fn drain(&self, deadline: Duration) -> bool {
         let open = self.registry.len();
         tracing::info!(connections = open, "closing sockets for a restart");
+        let [_, most] = self.settings.drain_retry_after_seconds;
+        self.presence.lengthen_grace(Duration::from_secs(most) + RETURN_TIME);
         let is_done = tokio::time::timeout(deadline, self.registry.drain(|| self.goodbye())).await.is_ok();
         tracing::info!(left = self.registry.len(), "sockets are closed");
         is_done

@@ -291,6 +291,22 @@ async fn a_killed_process_leaves_no_ghosts() {
 }
 
 #[tokio::test]
+async fn a_restart_that_was_announced_takes_nobody_offline() {
+    let redis = Redis::start().await;
+    let (old, new) = (Node::start(&redis, quick()).await, Node::start(&redis, quick()).await);
+    let mut ada = enter(&new, 1, 1).await;
+    let mut bob = enter(&old, 2, 2).await;
+    ada.expect("user_status").await;
+    assert!(old.ctx.drain(PATIENCE).await);
+    assert_eq!(bob.closed().await.0, 1012);
+    // Longer than whoever is gone for good is waited for here: two ticks of the process that is left.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!(new.http("GET", "/api/v1/status/2", &token(1), "").await.1["online"], true);
+    let _bob = enter(&new, 2, 2).await;
+    ada.expect_nothing_more().await;
+}
+
+#[tokio::test]
 async fn whoever_counts_from_the_greeting_on_counts_right_while_many_come() {
     const USERS: u64 = 60;
     let redis = Redis::start().await;

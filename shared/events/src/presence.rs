@@ -22,7 +22,10 @@ use fred::{
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::RwLock;
@@ -100,6 +103,8 @@ struct Own {
     counts: Mutex<HashMap<String, u64>>,
     /// Members whose last change may have taken effect twice or not at all: the client repeats a command whose answer was cut off.
     doubtful: Mutex<HashSet<String>>,
+    /// Seconds on top of the grace.
+    longer_grace: AtomicU64,
 }
 
 struct Steps {
@@ -168,7 +173,7 @@ impl Presence {
             ms(now() + self.options.lease),
             Value::from(count as i64),
             Value::from(if is_absolute { "1" } else { "0" }),
-            ms(now() + self.options.grace),
+            ms(now() + self.grace()),
         ]);
         let (is_first, connections, online, epoch, offset): (u64, u64, u64, Value, Value) =
             self.run(&self.steps.connect, &self.keys(), args).await?;
@@ -192,11 +197,21 @@ impl Presence {
             }
         }
         let mut args = self.args();
-        args.extend([Value::from(member), ms(now() + self.options.grace)]);
+        args.extend([Value::from(member), ms(now() + self.grace())]);
         let begun = Instant::now();
         let outcome = self.run::<i64>(&self.steps.disconnect, &self.keys(), args).await;
         self.doubt(member, begun, outcome.is_err());
         outcome.map(|_| ())
+    }
+
+    /// From now on members whose last connection ends here go offline that much later: the process is about to end, and they have been told when
+    /// to come back.
+    pub fn lengthen_grace(&self, by: Duration) {
+        self.own.longer_grace.store(by.as_secs(), Ordering::Relaxed);
+    }
+
+    fn grace(&self) -> Duration {
+        self.options.grace + Duration::from_secs(self.own.longer_grace.load(Ordering::Relaxed))
     }
 
     fn doubt(&self, member: &str, begun: Instant, has_failed: bool) {
