@@ -1,6 +1,10 @@
 //! Writing to channels and reading them back. Each operation is one atomic step in Redis.
 
-use crate::{ChannelName, Epoch, EventError, Position, Publication, keys, script::Step, shards::Shards};
+use crate::{
+    ChannelName, Epoch, EventError, Position, Publication, keys,
+    script::Step,
+    shards::{Renewals, Shards},
+};
 use bytes::Bytes;
 use fred::{
     clients::Client,
@@ -41,6 +45,7 @@ struct Steps {
 #[derive(Debug, Clone)]
 pub struct Broker {
     shards: Shards,
+    renewals: Arc<Renewals>,
     options: Arc<BrokerOptions>,
     steps: Arc<Steps>,
 }
@@ -49,7 +54,8 @@ impl Broker {
     /// `client` is connected by the caller, who keeps its options (timeouts, attempts) and its end. Of a clustered one the settings are taken
     /// for a connection to each master, so that one that is away holds up no other, and it need not be connected.
     pub fn new(client: Client, options: BrokerOptions) -> Self {
-        let shards = Shards::new(client, ());
+        let renewals = Arc::new(Renewals::default());
+        let shards = Shards::new(client, renewals.clone());
         let steps = Steps {
             publish: Step::publishing(
                 concat!(include_str!("lua/channel.lua"), include_str!("lua/publish.lua")),
@@ -68,7 +74,7 @@ impl Broker {
                 "advance a cursor",
             ),
         };
-        Self { shards, options: Arc::new(options), steps: Arc::new(steps) }
+        Self { shards, renewals, options: Arc::new(options), steps: Arc::new(steps) }
     }
 
     /// The settings given to [`Broker::new`].
@@ -331,6 +337,11 @@ impl Broker {
             });
         }
         Ok(Read { publications, position, first_retained: first_retained.as_u64() })
+    }
+
+    /// How often a connection was renewed; with the old one Redis may have lost its last writes.
+    pub(crate) fn renewals(&self) -> u64 {
+        self.renewals.count()
     }
 
     pub(crate) fn shards(&self) -> &Shards {

@@ -16,15 +16,16 @@
 use crate::{Broker, ChannelName, Epoch, EventError, Position, broker::stored_position, keys, script::Step};
 use fred::{
     clients::Client,
-    interfaces::SortedSetsInterface,
+    interfaces::{HashesInterface, SortedSetsInterface},
     types::{FromValue, Value},
 };
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -34,6 +35,8 @@ use tokio::sync::RwLock;
 const STEP: i64 = 500;
 /// How long it is remembered when somebody was last seen.
 const SEEN_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Members that are compared at the same time.
+const COMPARED: usize = 64;
 /// A command that took longer may have been repeated by the client: it reconnects after 50 ms at the earliest.
 const DOUBT_AFTER: Duration = Duration::from_millis(25);
 /// Longest list.
@@ -103,6 +106,12 @@ struct Own {
     counts: Mutex<HashMap<String, u64>>,
     /// Members whose last change may have taken effect twice or not at all: the client repeats a command whose answer was cut off.
     doubtful: Mutex<HashSet<String>>,
+    /// What members said of themselves to this process, as Redis holds it; for as long as they are connected here.
+    statuses: Mutex<HashMap<String, String>>,
+    /// All members are to be compared: Redis may have lost writes.
+    is_unsure: AtomicBool,
+    /// The broker's renewals when that was looked at last.
+    renewals: AtomicU64,
     /// Seconds on top of the grace.
     longer_grace: AtomicU64,
 }
@@ -174,6 +183,9 @@ impl Presence {
             Value::from(count as i64),
             Value::from(if is_absolute { "1" } else { "0" }),
             ms(now() + self.grace()),
+            Value::from(
+                if is_absolute { self.own.statuses.lock().get(member).cloned() } else { None }.unwrap_or_default(),
+            ),
         ]);
         let (is_first, connections, online, epoch, offset): (u64, u64, u64, Value, Value) =
             self.run(&self.steps.connect, &self.keys(), args).await?;
@@ -193,6 +205,7 @@ impl Presence {
                 *count -= 1;
                 if *count == 0 {
                     counts.remove(member);
+                    self.own.statuses.lock().remove(member);
                 }
             }
         }
@@ -225,8 +238,12 @@ impl Presence {
     /// # Errors
     /// [`EventError::Redis`].
     pub async fn set_status(&self, member: &str, status: &str, is_hidden: bool) -> Result<(), EventError> {
+        let status = format!("{}{status}", if is_hidden { '0' } else { '1' });
+        if self.own.counts.lock().contains_key(member) {
+            self.own.statuses.lock().insert(member.to_owned(), status.clone());
+        }
         let mut args = self.args();
-        args.extend([Value::from(member), Value::from(format!("{}{status}", if is_hidden { '0' } else { '1' }))]);
+        args.extend([Value::from(member), Value::from(status)]);
         self.run::<i64>(&self.steps.status, &self.keys(), args).await?;
         Ok(())
     }
@@ -255,31 +272,54 @@ impl Presence {
                 Value::from(node_prefix),
             ]);
             let (had_lease, more): (u64, u64) = self.run(&self.steps.tick, &self.keys(), args).await?;
-            self.reconcile(had_lease == 0).await?;
+            let renewals = self.broker.renewals();
+            if had_lease == 0 || self.own.renewals.swap(renewals, Ordering::Relaxed) != renewals {
+                self.own.is_unsure.store(true, Ordering::Relaxed);
+            }
+            self.reconcile().await?;
             if more == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Sets the counts in Redis to our own: all of them after our lease ran out, else those in doubt.
-    async fn reconcile(&self, all: bool) -> Result<(), EventError> {
-        let mut doubtful = std::mem::take(&mut *self.own.doubtful.lock());
-        if !all && doubtful.is_empty() {
-            return Ok(());
+    /// Sets the counts in Redis to our own: those in doubt, and all of them where our lease ran out or the connection is another, as a failover or
+    /// a restart may have lost the last writes.
+    async fn reconcile(&self) -> Result<(), EventError> {
+        if self.own.is_unsure.swap(false, Ordering::Relaxed) {
+            let known = match self.members_in_redis().await {
+                Ok(known) => known,
+                Err(error) => {
+                    self.own.is_unsure.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            };
+            let own: Vec<String> = self.own.counts.lock().keys().cloned().collect();
+            self.own.doubtful.lock().extend(known.into_iter().chain(own));
         }
-        let _alone = self.own.changing.write().await;
-        if all {
-            doubtful.extend(self.own.counts.lock().keys().cloned());
-        }
-        for member in &doubtful {
-            let count = self.own.counts.lock().get(member).copied().unwrap_or(0);
-            if let Err(error) = self.tell_connections(member, count, true).await {
-                self.own.doubtful.lock().extend(doubtful.iter().cloned());
+        let doubtful: Vec<String> = self.own.doubtful.lock().drain().collect();
+        let mut parts = doubtful.chunks(COMPARED);
+        while let Some(part) = parts.next() {
+            // A part at a time: who comes or goes waits for no more.
+            let _alone = self.own.changing.write().await;
+            let comparing = part.iter().map(|member| async {
+                let count = self.own.counts.lock().get(member).copied().unwrap_or(0);
+                self.tell_connections(member, count, true).await
+            });
+            if let Err(error) = try_join_all(comparing).await {
+                self.own.doubtful.lock().extend(part.iter().chain(parts.flatten()).cloned());
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Who is connected to this process, as far as Redis knows.
+    async fn members_in_redis(&self) -> Result<Vec<String>, EventError> {
+        let [.., node] = self.keys();
+        let node = &node;
+        let read = |client: Client| async move { client.hkeys(node).await };
+        self.broker.shards().on(&self.options.channel, "list our members", read).await
     }
 
     /// How many are online, and the `limit` (at most 1,000) who came last.

@@ -4,7 +4,10 @@
 //! library's clustered client sends everything through one task, and that task goes on with nothing while one master cannot be reached. Here a
 //! master that is away holds up no other; its channels are refused after a moment, and go on when it is back or another took over.
 
+mod renewals;
 mod shard;
+
+pub(crate) use renewals::Renewals;
 
 use crate::{ChannelName, EventError};
 use fred::{
@@ -58,7 +61,7 @@ pub(crate) trait Watch: Send + Sync {
     fn on_moved(&self);
 }
 
-/// For those who only send.
+/// For connections that only look around.
 impl Watch for () {
     fn on_client(&self, _client: &Client) -> JoinSet<()> {
         JoinSet::new()

@@ -2,8 +2,9 @@ use crate::{
     broker, channel,
     redis::{PATIENCE, Redis},
 };
+use fred::interfaces::{ClientLike, HashesInterface, SortedSetsInterface};
 use oneiro_events::{
-    Broker, Position,
+    Broker, BrokerOptions, Position,
     presence::{Presence, PresenceOptions},
 };
 use std::time::Duration;
@@ -98,6 +99,43 @@ async fn a_dead_process_leaves_no_ghosts_and_a_stalled_one_comes_back() {
     };
     tokio::time::timeout(PATIENCE, counted).await.unwrap();
     stalled.abort();
+    keeper.abort();
+}
+
+#[tokio::test]
+async fn what_redis_lost_with_its_last_writes_is_put_right_after_a_reconnection() {
+    let redis = Redis::start().await;
+    let client = redis.client().await;
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let presence = Presence::new(broker.clone(), "one", options(LONG, Duration::ZERO));
+    let keeper = tokio::spawn(presence.clone().keep());
+    for member in ["7", "8", "9"] {
+        presence.connect(member).await.unwrap();
+    }
+    presence.set_status("8", "{}", true).await.unwrap();
+    let key = |name: &str| format!("oneiro:ev:p:{{presence}}:{name}");
+    // As after a failover: one came, one hid, and one went without it.
+    let lost = redis.client().await;
+    for hash in ["members", "node:one"] {
+        lost.hdel::<(), _, _>(key(hash), "7").await.unwrap();
+        lost.hset::<(), _, _>(key(hash), ("10", 1)).await.unwrap();
+    }
+    lost.zrem::<(), _, _>(key("online"), "7").await.unwrap();
+    lost.hdel::<(), _, _>(key("status"), "8").await.unwrap();
+    lost.zadd::<(), _, _>(key("online"), None, None, false, false, vec![(1.0, "8"), (1.0, "10")]).await.unwrap();
+    client.force_reconnection().await.unwrap();
+    let put_right = async {
+        loop {
+            let (_, mut online) = presence.online(10).await.unwrap();
+            online.sort_by(|a, b| a.member.cmp(&b.member));
+            let counts: Vec<_> = online.iter().map(|member| (member.member.as_str(), member.connections)).collect();
+            if counts == [("7", 1), ("9", 1)] && presence.member("8").await.unwrap().connections == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, put_right).await.expect("all is as it was");
     keeper.abort();
 }
 
