@@ -10,6 +10,7 @@ import type { TokenSource } from "./token.js";
  * idle --connect()--> connecting --socket open--> authenticating --welcome--> open
  * connecting | authenticating | open --lost--> waiting --delay over--> connecting
  * connecting | authenticating | open --token refused--> connecting (with a fresh token, once)
+ * open (by an event stream) --a WebSocket opens beside it--> authenticating
  * any but idle --close(), or the server says that it is final--> closed --connect()--> connecting
  * ```
  */
@@ -95,6 +96,8 @@ export interface ConnectionOptions {
   readonly webSocket?: SocketConstructor;
   /** False: never the event stream in place of a WebSocket, where the protocol has one. Default true. */
   readonly hasEventStream?: boolean;
+  /** Bounds of the pauses after which a WebSocket is tried beside an event stream. Default 5 s doubling to 5 min. */
+  readonly upgradeBackoff?: BackoffOptions;
   /** Source of the jitter, `[0, 1)`. Default `Math.random`. */
   readonly random?: () => number;
 }

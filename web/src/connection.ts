@@ -20,10 +20,9 @@ import {
 import { Emitter } from "./emitter.js";
 import { Heartbeat } from "./heartbeat.js";
 import { fetchToken } from "./token.js";
-import { Transport } from "./transport.js";
+import { CONNECT_TIMEOUT_MS, Transport } from "./transport.js";
 import { onWake } from "./wake.js";
 
-const CONNECT_TIMEOUT_MS = 10_000;
 const HEARTBEAT_MS = 25_000;
 const HEARTBEAT_TIMEOUT_MS = 10_000;
 
@@ -51,7 +50,7 @@ export class Connection<In, Out> {
     private readonly dialect: Dialect<In, Out>,
     private readonly options: ConnectionOptions,
   ) {
-    this.transport = new Transport(dialect, options);
+    this.transport = new Transport(dialect, options, (socket, token) => this.switchTo(socket, token));
     this.heartbeat = new Heartbeat({
       intervalMs: options.heartbeatMs ?? HEARTBEAT_MS,
       timeoutMs: options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS,
@@ -104,8 +103,7 @@ export class Connection<In, Out> {
 
   /** Sends `frame`. `false`, and nothing sent, unless the connection is open: there is no hidden queue to overflow. */
   send(frame: Out): boolean {
-    if (this.current.state !== ConnectionState.Open) return false;
-    return this.write(frame);
+    return this.current.state === ConnectionState.Open && this.write(frame);
   }
 
   /**
@@ -148,10 +146,7 @@ export class Connection<In, Out> {
       return;
     }
     if (run !== this.run) return;
-    if (token === null) {
-      this.end(ClosedBecause.Unauthenticated, null);
-      return;
-    }
+    if (token === null) return this.end(ClosedBecause.Unauthenticated, null);
     this.needsFreshToken = false;
     this.hasFreshToken = isRefresh;
     try {
@@ -195,6 +190,14 @@ export class Connection<In, Out> {
     this.become({ state: ConnectionState.Open });
   }
 
+  /** A WebSocket has opened beside the event stream. What the stream had not delivered is asked for anew, as after a break. */
+  private switchTo(socket: SocketLike, token: string): void {
+    this.release();
+    const run = ++this.run;
+    this.listen(socket, run, token);
+    this.opened(token);
+  }
+
   private received(data: unknown): void {
     // Anything that arrives proves that the connection lives.
     this.heartbeat.heard();
@@ -216,15 +219,11 @@ export class Connection<In, Out> {
   private lost(close: CloseInfo): void {
     const { action, name } = closeCode(close.code);
     if (action === CloseAction.Stop) {
-      this.end(close.code === 1000 ? ClosedBecause.Ended : ClosedBecause.Refused, close);
-      return;
+      return this.end(close.code === 1000 ? ClosedBecause.Ended : ClosedBecause.Refused, close);
     }
     if (action === CloseAction.RefreshToken) {
       // A fresh token that is refused too would be refused forever.
-      if (this.hasFreshToken) {
-        this.end(ClosedBecause.Unauthenticated, close);
-        return;
-      }
+      if (this.hasFreshToken) return this.end(ClosedBecause.Unauthenticated, close);
       this.needsFreshToken = true;
       this.begin();
       return;
@@ -259,6 +258,7 @@ export class Connection<In, Out> {
   private release(): void {
     clearTimeout(this.phaseTimer);
     this.heartbeat.stop();
+    this.transport.stopUpgrade();
     const { socket } = this;
     this.socket = null;
     if (socket === null) return;

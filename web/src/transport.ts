@@ -1,6 +1,11 @@
 /** What the next connection is made of: a WebSocket, or the event stream where no WebSocket comes through. */
 
 import type { ConnectionOptions, Dialect, SocketLike } from "./connection-types.js";
+import { fetchToken } from "./token.js";
+import { DEFAULT_UPGRADE_BACKOFF, Upgrade } from "./upgrade.js";
+
+/** How long a socket may take to open. */
+export const CONNECT_TIMEOUT_MS = 10_000;
 
 /** So many WebSockets in a row that did not even open make the event stream worth a try. */
 const UNOPENED_BEFORE_STREAM = 2;
@@ -10,29 +15,59 @@ export class Transport<In, Out> {
   /** WebSockets in a row that were never opened, which a proxy that lets none through looks like. */
   private unopened = 0;
   private isStream = false;
+  private readonly upgrade: Upgrade;
 
   constructor(
     private readonly dialect: Dialect<In, Out>,
     private readonly options: ConnectionOptions,
-  ) {}
+    /** Takes over a WebSocket that has opened beside the event stream; its handlers are to be set at once. */
+    switchTo: (socket: SocketLike, token: string) => void,
+  ) {
+    this.upgrade = new Upgrade({
+      backoff: options.upgradeBackoff ?? DEFAULT_UPGRADE_BACKOFF,
+      random: options.random ?? Math.random,
+      timeoutMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+      fetchToken: () => fetchToken(options.token, { isRefresh: false }),
+      makeSocket: (token) => this.makeWebSocket(token),
+      opened: (socket, token) => {
+        this.isStream = false;
+        switchTo(socket, token);
+      },
+    });
+  }
 
   /** The next socket. Throws where its URL is refused, or the platform has none. */
   make(token: string): SocketLike {
-    const { webSocket = globalThis.WebSocket as typeof globalThis.WebSocket | undefined, hasEventStream } = this.options;
     this.isStream = false;
-    if (this.unopened >= UNOPENED_BEFORE_STREAM && this.dialect.eventStream && hasEventStream !== false) {
+    if (this.unopened >= UNOPENED_BEFORE_STREAM && this.dialect.eventStream && this.options.hasEventStream !== false) {
       // Whatever becomes of the stream, a WebSocket is tried next: the network may have changed.
       this.unopened = UNOPENED_BEFORE_STREAM - 1;
       this.isStream = true;
       return this.dialect.eventStream(token);
     }
-    if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the webSocket option");
+    const socket = this.makeWebSocket(token);
     this.unopened += 1;
+    return socket;
+  }
+
+  private makeWebSocket(token: string): SocketLike {
+    const { webSocket = globalThis.WebSocket as typeof globalThis.WebSocket | undefined } = this.options;
+    if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the webSocket option");
     return new webSocket(this.dialect.url(token));
   }
 
   /** The last one that was made is open. */
   opened(): void {
-    if (!this.isStream) this.unopened = 0;
+    if (this.isStream) {
+      this.upgrade.start();
+    } else {
+      this.unopened = 0;
+      this.upgrade.reset();
+    }
+  }
+
+  /** Looks for no WebSocket any more: what it was to take the place of is over. */
+  stopUpgrade(): void {
+    this.upgrade.stop();
   }
 }

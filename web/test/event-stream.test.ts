@@ -11,7 +11,8 @@ import {
   type NotificationsOptions,
   type SubscriptionSuccessFrame,
 } from "../src/index.js";
-import { first, webSocket, type Frame } from "./socket-server.js";
+import { WebSocketServer } from "ws";
+import { first, Peer, webSocket, type Frame } from "./socket-server.js";
 
 /** One request for the stream, open until the client or the test ends it. */
 interface Asked {
@@ -25,6 +26,9 @@ interface Streams {
   readonly origin: string;
   readonly next: () => Promise<Asked>;
   readonly upgrades: () => number;
+  /** As after an outage. */
+  readonly letWebSocketsThrough: () => void;
+  readonly peer: () => Promise<Peer>;
 }
 
 /** A server behind a proxy that lets no WebSocket through. Its first streams begin with `begins`, all later ones with a beat. */
@@ -42,9 +46,19 @@ async function startStreams({ status = 200, type = "text/event-stream; charset=u
     if (taker === undefined) waiting.push({ request, response });
     else taker({ request, response });
   });
-  server.on("upgrade", (_, socket) => {
+  const sockets = new WebSocketServer({ noServer: true });
+  const peers: Peer[] = [];
+  const peerTakers: ((peer: Peer) => void)[] = [];
+  let isOpen = false;
+  server.on("upgrade", (request, socket, head) => {
     upgrades += 1;
-    socket.destroy();
+    if (!isOpen) socket.destroy();
+    else sockets.handleUpgrade(request, socket, head, (made) => {
+      const peer = new Peer(made, request);
+      const taker = peerTakers.shift();
+      if (taker === undefined) peers.push(peer);
+      else taker(peer);
+    });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   after(() => {
@@ -55,7 +69,12 @@ async function startStreams({ status = 200, type = "text/event-stream; charset=u
     const asked = waiting.shift();
     return asked === undefined ? new Promise((resolve) => takers.push(resolve)) : Promise.resolve(asked);
   };
-  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, next, upgrades: () => upgrades };
+  const peer = (): Promise<Peer> => {
+    const made = peers.shift();
+    return made === undefined ? new Promise((resolve) => peerTakers.push(resolve)) : Promise.resolve(made);
+  };
+  const letWebSocketsThrough = (): void => void (isOpen = true);
+  return { letWebSocketsThrough, peer, origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, next, upgrades: () => upgrades };
 }
 
 function connect(origin: string, options: Partial<NotificationsOptions> = {}): NotificationsSocket {
@@ -308,6 +327,50 @@ describe("the event stream in place of a WebSocket", () => {
     await lost;
     await inState(socket, ConnectionState.Open);
     assert.equal(server.upgrades(), 3);
+  });
+
+  it("gives way to a WebSocket once one opens, and loses and repeats no event", async () => {
+    const server = await startStreams({ begins: ["id: alerts=e1:3,user_7=e1:4\n\n"] });
+    const socket = connect(server.origin, { upgradeBackoff: { baseMs: 1, capMs: 20 } });
+    const seen: unknown[] = [];
+    socket.onEvent(({ seq }) => seen.push(seq));
+    await inState(socket, ConnectionState.Open);
+    const { request, response } = await server.next();
+    const fifth = numbered(socket, 5);
+    response.write(record(5, "user_7"));
+    await fifth;
+    const isStreamOver = new Promise((resolve) => request.once("close", resolve));
+    const isOpen = inState(socket, ConnectionState.Open);
+    server.letWebSocketsThrough();
+    const peer = await server.peer();
+    await isOpen;
+    // What waits for the user, the past included, comes before the answer to the client.
+    const event = (seq: number): Frame => ({ type: "edited", data: { n: seq }, channel: "user_7", epoch: "e1", seq });
+    for (const seq of [4, 5]) peer.send(event(seq));
+    assert.deepEqual(await peer.frameOf("resume"), { type: "resume", channel: "user_7", epoch: "e1", seq: 5 });
+    assert.deepEqual(await peer.frameOf("resume"), { type: "resume", channel: "alerts", epoch: "e1", seq: 3 });
+    const seventh = numbered(socket, 7);
+    peer.send({ type: "resumed", channel: "user_7", epoch: "e1", seq: 6, recovered: 1 });
+    for (const seq of [6, 7]) peer.send(event(seq));
+    peer.send({ type: "pong", timestamp: "now" });
+    peer.send({ type: "pong", timestamp: "now" });
+    await seventh;
+    await isStreamOver;
+    assert.deepEqual(seen, [5, 6, 7]);
+    const upgrades = server.upgrades();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.equal(server.upgrades(), upgrades, "a WebSocket looks for no other");
+  });
+
+  it("tries no WebSocket any more once it is closed", async () => {
+    const server = await startStreams();
+    const socket = connect(server.origin, { upgradeBackoff: { baseMs: 1, capMs: 1 } });
+    await inState(socket, ConnectionState.Open);
+    while (server.upgrades() < 5) await new Promise((resolve) => setTimeout(resolve, 5));
+    socket.close();
+    const upgrades = server.upgrades();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.ok(server.upgrades() <= upgrades + 1, "one may have been on its way");
   });
 
   it("ends as a WebSocket would where the server says why", async () => {
