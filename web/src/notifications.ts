@@ -135,7 +135,7 @@ export class NotificationsSocket extends ReplayingSocket<
   }
 
   /**
-   * Asks where the channels stand that the connection came with: the server tells it only of those that are subscribed, and
+   * Asks where the channels stand that the connection came with, alerts among them however it is narrowed: the server tells it only of those that are subscribed, and
    * what is published during a break in one that had told no event could not be asked for.
    */
   private locate(): void {
@@ -147,8 +147,7 @@ export class NotificationsSocket extends ReplayingSocket<
   /** After a (re)connect: everything that was followed before, each from where it was left. */
   protected override restore(): void {
     this.located = null;
-    // Narrowed, it is told about what it asks for, and no more.
-    if (!this.isNarrowed) this.locate();
+    this.locate();
     const channels = [...this.wanted.keys()];
     // Implicit channels are chosen by name and replayed by `resume`; the others are joined where their point is told.
     const fresh = channels.filter((channel) => IMPLICIT.has(channel) || this.replay.point(channel) === undefined);

@@ -218,15 +218,24 @@ describe("NotificationsSocket", () => {
     assert.deepEqual(await delivered(socket, again, [later, resumed, edited(5, "alerts"), edited(6, "alerts")]), [5, 6]);
   });
 
-  it("does not ask where anything stands once it is narrowed, nor note what it was narrowed from", async () => {
+  it("asks where alerts stand and nothing else once it is narrowed, and does not note what it was narrowed from", async () => {
     const { socket, peer } = await opened();
     socket.narrowTo(["kept"]);
     const positions = { orders: { epoch: "e1", offset: 4 } };
     await delivered(socket, peer, [{ type: "subscription_success", channels: implicitBut(), positions }]);
     peer.cut();
-    const again = await opening(socket, []);
+    const again = await opening(socket, ["alerts"]);
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["kept"], mode: "replace" });
     assert.deepEqual(await again.frame(), { type: "ping" });
+    const told: unknown[] = [];
+    socket.on("subscription_success", ({ channels }) => told.push(channels));
+    const alerts = { alerts: { epoch: "e1", offset: 4 } };
+    const answer = { type: "subscription_success", channels: ["alerts"], positions: alerts };
+    await delivered(socket, again, [answer, { type: "subscription_success", channels: ["kept"] }]);
+    assert.deepEqual(told, [["kept"]]);
+    again.cut();
+    const last = await opening(socket, ["alerts"]);
+    assert.deepEqual(await last.frameOf("resume"), { type: "resume", channel: "alerts", epoch: "e1", seq: 4 });
   });
 
   it("puts the missed events before those that came meanwhile", async () => {
@@ -269,7 +278,7 @@ describe("NotificationsSocket", () => {
     // It was on its way.
     await delivered(socket, peer, [edited(5, "left")]);
     peer.cut();
-    const again = await opening(socket, []);
+    const again = await opening(socket, ["alerts"]);
     const since = { epoch: "e1", offset: 4 };
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: [], mode: "replace" });
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["kept"], since });
@@ -285,7 +294,7 @@ describe("NotificationsSocket", () => {
     socket.narrowTo([]);
     socket.subscribe(["a", "orders"]);
     peer.cut();
-    const again = await opening(socket, []);
+    const again = await opening(socket, ["alerts", "orders"]);
     assert.deepEqual(await again.frame(), { type: "subscribe", channels: ["a", "orders"], mode: "replace" });
     assert.deepEqual(await again.frame(), { type: "ping" });
   });
