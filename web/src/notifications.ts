@@ -26,7 +26,7 @@ function dialect(options: NotificationsOptions): Dialect<NotificationsServerFram
   const path = options.path ?? "/ws/notifications/";
   return {
     url: (token) => socketUrl(path, options.origin, replayQuery(token, options)),
-    eventStream: (token) => new EventStreamSocket(eventsUrl(options.origin), bareToken(token)),
+    eventStream: (token) => new EventStreamSocket(eventsUrl(options.origin, options.isAcking === true ? { acks: "1" } : {}), bareToken(token)),
     authenticate: (token) => ({ type: "authenticate", token }),
     isHelloFirst: false,
     hasWelcome: false,

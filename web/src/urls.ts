@@ -11,8 +11,8 @@ export function socketUrl(path: string, origin: string | undefined, query: { rea
 }
 
 /** The URL of the event stream at `origin`, as for {@link socketUrl}. */
-export function eventsUrl(origin: string | undefined): string {
-  return socketUrl("/api/v1/events", origin).replace(/^ws/, "http");
+export function eventsUrl(origin: string | undefined, query: { readonly [name: string]: string } = {}): string {
+  return socketUrl("/api/v1/events", origin, query).replace(/^ws/, "http");
 }
 
 /** True for a URL that is safe to put into an `img`: http(s), or relative to the page. Refuses `javascript:` and friends. */

@@ -127,6 +127,12 @@ describe("the event stream in place of a WebSocket", () => {
     assert.equal((await event).type, "alert");
   });
 
+  it("leaves the inbox to a WebSocket's acknowledgements, where these are wanted", async () => {
+    const server = await startStreams();
+    connect(server.origin, { isAcking: true });
+    assert.equal(new URL((await server.next()).request.url ?? "", "http://x").searchParams.get("acks"), "1");
+  });
+
   it("joins channels by a new request that continues where the last one was", async () => {
     const server = await startStreams();
     const socket = connect(server.origin);

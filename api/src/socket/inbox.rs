@@ -7,9 +7,12 @@ use super::{
     SocketContext,
     channels::Joined,
     close::Close,
+    conn::Conn,
     encode::{Encoding, Form, Kind, Parsed},
     fields::Fields,
+    handshake::Caller,
     messages::ErrorCode,
+    options::Dialect,
     session::{Session, unavailable},
 };
 use futures::{StreamExt, stream};
@@ -52,7 +55,7 @@ impl Cursor {
     }
 
     /// Notes that nothing up to `end` waits for this reader.
-    fn pass(&self, end: Position) {
+    pub(crate) fn pass(&self, end: Position) {
         let mut state = self.state.lock();
         state.read = Some(end);
         state.is_flushed = false;
@@ -101,6 +104,23 @@ impl Cursors {
 }
 
 impl SocketContext {
+    /// From now on `conn` reads the inbox, as `dialect` does; of that dialect's cursor there is one, whoever moves it.
+    pub(crate) fn read_inbox(
+        &self,
+        conn: &Conn,
+        channel: &ChannelName,
+        dialect: Dialect,
+        needs_acks: bool,
+    ) -> Arc<Cursor> {
+        let cursor = Cursor { channel: channel.clone(), reader: dialect.label(), state: Mutex::default() };
+        let cursor = conn.inbox.get_or_init(|| Arc::new(cursor)).clone();
+        if needs_acks {
+            cursor.acknowledge(None);
+        }
+        self.cursors.add(&cursor);
+        cursor
+    }
+
     /// Flushes cursors until the process ends.
     pub(crate) async fn flush_cursors(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
@@ -130,15 +150,11 @@ impl Session {
     /// Joins the user's channel, and sends what came since a connection of this dialect last read it.
     pub(crate) async fn join_inbox(&mut self, channel: &ChannelName, form: Form) -> Result<(), Close> {
         let (membership, end) = self.join(channel, form).await?;
-        let reader = self.dialect.label();
-        let cursor = Arc::new(Cursor { channel: channel.clone(), reader, state: Mutex::default() });
-        let opening = self.opening.as_ref();
-        if opening.is_some_and(|opening| opening.caller.parameter("acks").is_some_and(|value| value == "1")) {
+        let needs_acks = self.opening.as_ref().is_some_and(|opening| wants_acks(&opening.caller));
+        if needs_acks {
             self.show_positions();
-            cursor.acknowledge(None);
         }
-        self.ctx.cursors.add(&cursor);
-        self.conn.inbox.get_or_init(|| cursor.clone());
+        let cursor = self.ctx.read_inbox(&self.conn, channel, self.dialect, needs_acks);
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
         let live_from = match self.take_resume() {
@@ -215,7 +231,12 @@ impl Session {
     }
 }
 
+/// Whether only acknowledgements are to move the inbox on.
+pub(crate) fn wants_acks(caller: &Caller) -> bool {
+    caller.parameter("acks").is_some_and(|value| value == "1")
+}
+
 /// Whether an event is worth delivering late.
-fn waits_for_users(event: &Parsed<'_>) -> bool {
+pub(crate) fn waits_for_users(event: &Parsed<'_>) -> bool {
     event.kind() != Kind::Other || event.is_chat()
 }

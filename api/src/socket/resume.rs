@@ -230,7 +230,7 @@ impl Session {
 }
 
 /// The place in front of a page's first event.
-fn before(page: &History) -> Position {
+pub(crate) fn before(page: &History) -> Position {
     let first = page.publications.first().and_then(|first| first.position.as_ref());
     let offset = first.map_or(page.position.offset, |first| first.offset - 1);
     Position { epoch: page.position.epoch.clone(), offset }

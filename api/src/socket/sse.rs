@@ -10,13 +10,15 @@ use super::{
     close::Close,
     conn::Conn,
     delivery::frame_of,
-    encode::{Encoding, Form},
+    encode::{Encoding, Form, Kind, Parsed},
     handshake::{self, Caller},
     http,
     hub::Membership,
+    inbox::{waits_for_users, wants_acks},
+    options::Dialect,
     outbox::{Frame, Outbox},
     registry,
-    resume::resume_failed,
+    resume::{before, resume_failed},
     session::{rejected, unavailable},
 };
 use crate::ApiError;
@@ -41,6 +43,9 @@ const PAGE: u64 = 100;
 /// Most seconds between two signs of life. Proxies, and this server itself, cut a response in which nothing happens for a minute or more.
 const LONGEST_BEAT: Duration = Duration::from_secs(30);
 
+/// What a stream brings where it carries the whole inbox.
+const INBOX_KINDS: [Kind; 3] = [Kind::Notification, Kind::Order, Kind::Material];
+
 struct Stream {
     ctx: Arc<SocketContext>,
     conn: Arc<Conn>,
@@ -51,6 +56,8 @@ struct Stream {
     /// Joined, and not live yet.
     behind: VecDeque<Behind>,
     positions: BTreeMap<ChannelName, Position>,
+    /// The last event of the inbox in what was handed out: it counts as written once more is asked for.
+    inbox_handed: Option<Position>,
     expires: Instant,
     next_beat: Instant,
     is_over: bool,
@@ -61,8 +68,10 @@ struct Behind {
     membership: Membership,
     encoding: Encoding,
     sent: Position,
-    /// The client told where it stands; else it begins where the process does.
-    is_resuming: bool,
+    /// Whether its stream was looked at; not needed where it begins where the process does.
+    is_read: bool,
+    /// Where it begins at what the user has read of the inbox: where the inbox stood when it was joined, and whether anything of it was told.
+    inbox: Option<(Position, bool)>,
 }
 
 /// `GET /api/v1/events`. Token as on the sockets; `channels` defaults to the user's own and everybody's.
@@ -107,13 +116,14 @@ pub(crate) async fn stream_events(request: &Request, ctx: Data<&Arc<SocketContex
         memberships: Vec::new(),
         behind: VecDeque::new(),
         positions: BTreeMap::new(),
+        inbox_handed: None,
         expires,
         next_beat,
         is_over: false,
     };
     let last = request.header("last-event-id").map(asked::parse_id).unwrap_or_default();
     for channel in channels {
-        stream.join(channel, &claims, &last).await?;
+        stream.join(channel, &claims, &last, wants_acks(&caller)).await?;
     }
     // Where the channels stand: whoever is cut off before the first event goes on from here. A record without data is no event.
     let mut first = Vec::new();
@@ -139,6 +149,7 @@ impl Stream {
         channel: ChannelName,
         claims: &Claims,
         last: &BTreeMap<ChannelName, Position>,
+        needs_acks: bool,
     ) -> Result<(), ApiError> {
         let name = channel.as_str();
         let form = match super::dream::channel_dream(&channel) {
@@ -159,10 +170,25 @@ impl Stream {
             }
             joined => joined.map_err(|error| http::failed(&error))?,
         };
-        let sent = last.get(&channel).cloned().unwrap_or(dispatched);
+        // A stream that is narrowed to some kinds leaves the others to the user's next connection.
+        let is_inbox =
+            channel == user_channel(&claims.user_id) && INBOX_KINDS.iter().all(|kind| self.conn.hears(*kind));
+        if is_inbox {
+            self.ctx.read_inbox(&self.conn, &channel, Dialect::Notifications, needs_acks);
+        }
+        let (sent, inbox) = match last.get(&channel) {
+            Some(place) => (place.clone(), None),
+            None if is_inbox && !dispatched.is_origin() => {
+                let read = self.ctx.broker.cursor(&channel, Dialect::Notifications.label()).await;
+                let read = read.map_err(|error| http::failed(&error))?;
+                (read.unwrap_or_else(Position::origin), Some((dispatched.clone(), false)))
+            }
+            None => (dispatched.clone(), None),
+        };
         // Not where the queue ends but where it begins: ids are told as frames leave.
         self.positions.insert(channel, sent.clone());
-        self.behind.push_back(Behind { membership, encoding, sent, is_resuming });
+        let is_read = !is_resuming && sent == dispatched;
+        self.behind.push_back(Behind { membership, encoding, sent, is_read, inbox });
         Ok(())
     }
 
@@ -180,28 +206,49 @@ impl Stream {
 
     /// Goes one step further with a channel: reads a page of its past, or begins live delivery.
     async fn catch_up(&mut self, mut behind: Behind, out: &mut Vec<u8>) -> Result<(), EventError> {
-        if !behind.is_resuming && behind.membership.go_live(&behind.sent) {
+        if behind.is_read && behind.membership.go_live(&behind.sent) {
+            if let (Some((_, false)), Some(inbox)) = (&behind.inbox, self.conn.inbox.get()) {
+                inbox.pass(behind.sent.clone());
+            }
+            self.positions.insert(behind.membership.channel().clone(), behind.sent);
             self.memberships.push(behind.membership);
             return Ok(());
         }
-        let history = self.ctx.broker.history(behind.membership.channel(), Some(&behind.sent), PAGE).await?;
-        if !history.is_complete {
-            self.tell_lost(behind.membership.channel(), history.position.clone(), out);
+        let channel = behind.membership.channel();
+        let mut history = self.ctx.broker.history(channel, Some(&behind.sent), PAGE).await?;
+        if !history.is_complete && self.conn.inbox.get().is_some_and(|inbox| inbox.channel == *channel) {
+            // What is left is delivered; what no inbox holds any more is told to those who knew of it.
+            history = self.ctx.broker.oldest(channel, PAGE).await?;
+            if behind.inbox.is_none() {
+                self.tell_lost(channel, before(&history), out);
+            }
+        } else if !history.is_complete {
+            self.tell_lost(channel, history.position.clone(), out);
         }
         let now = clock::unix_millis();
         for event in &history.publications {
-            if let Some(frame) = frame_of(event, behind.encoding, now, &mut |event| self.conn.hears(event.kind())) {
+            let mut wanted = |event: &Parsed<'_>| {
+                let waits = |(joined, _): &(Position, bool)| waits_for_users(event) || event.is_behind(joined);
+                self.conn.hears(event.kind()) && behind.inbox.as_ref().is_none_or(waits)
+            };
+            if let Some(frame) = frame_of(event, behind.encoding, now, &mut wanted) {
+                if let Some((_, is_told)) = &mut behind.inbox {
+                    *is_told = true;
+                }
                 self.write(&frame, out);
             }
         }
         let read = history.publications.last().and_then(|event| event.position.clone());
         behind.sent = read.unwrap_or(history.position);
-        behind.is_resuming = false;
+        behind.is_read = true;
         self.behind.push_front(behind);
         Ok(())
     }
 
     async fn next(&mut self) -> Option<Bytes> {
+        if let (Some(inbox), Some(position)) = (self.conn.inbox.get(), self.inbox_handed.take()) {
+            inbox.note_written(position);
+        }
         if self.is_over {
             return None;
         }
@@ -287,6 +334,9 @@ impl Stream {
 
     fn write(&mut self, frame: &Frame, out: &mut Vec<u8>) {
         if let Some(origin) = &frame.origin {
+            if self.conn.inbox.get().is_some_and(|inbox| inbox.channel == origin.channel) {
+                self.inbox_handed = Some(origin.position.clone());
+            }
             self.positions.insert(origin.channel.clone(), origin.position.clone());
             self.write_id(out);
         }

@@ -44,16 +44,16 @@ async fn stream(node: &Node, token: &str) -> Answer {
 }
 
 impl Answer {
-    /// Reads up to the line that holds this, which must come.
-    async fn line_with(&mut self, text: &str) {
+    /// Reads up to the line that holds this, which must come. All that was read.
+    async fn line_with(&mut self, text: &str) -> String {
         let reading = async {
-            let mut line = String::new();
-            while !line.contains(text) {
-                line.clear();
-                assert!(self.body.read_line(&mut line).await.unwrap() > 0, "the stream ended without {text}");
+            let mut lines = String::new();
+            while !lines.contains(text) {
+                assert!(self.body.read_line(&mut lines).await.unwrap() > 0, "the stream ended without {text}");
             }
+            lines
         };
-        tokio::time::timeout(PATIENCE, reading).await.expect("a line in time");
+        tokio::time::timeout(PATIENCE, reading).await.expect("a line in time")
     }
 
     /// Everything up to the end of the answer, which must come.
@@ -111,6 +111,44 @@ async fn a_stream_ends_with_its_token_though_there_is_more_to_tell() {
     assert!(rest.contains("token_expired"));
     let told = rest.matches("\"edited\"").count();
     assert!(told < EVENTS, "all {told} events");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_user_comes_over_a_stream_and_not_again() {
+    let redis = Redis::start().await;
+    let node = node(&redis).await;
+    let notification = |id: u64| json!({ "type": "notification", "user_id": 1, "data": { "id": id, "title": "t" } });
+    let read = async || node.broker.cursor(&"user_1".parse().unwrap(), "notifications").await.unwrap();
+    let query = format!("token={}", token(1));
+    node.publish(notification(1)).await;
+    // Worth nothing late.
+    node.publish(json!({ "type": "edited", "user_id": 1, "data": {} })).await;
+    node.publish(notification(2)).await;
+    // Neither moves the cursor: one that brings some kinds only, one whose client acknowledges.
+    for (query, first) in [(format!("channels=orders&{query}"), 3), (format!("acks=1&{query}"), 1)] {
+        let mut answer = ask(&node, &query, &[]).await;
+        if first == 3 {
+            node.publish(json!({ "type": "order_update", "user_id": 1, "data": { "id": 3 } })).await;
+        }
+        answer.line_with(&format!("\"id\":\"{first}\"")).await;
+        drop(answer);
+        eventually(async || node.ctx.connection_count() == 0).await;
+        assert_eq!(read().await, None);
+    }
+    let mut answer = ask(&node, &query, &[]).await;
+    let mut told = Vec::new();
+    for id in 1..=3 {
+        told.push(answer.line_with(&format!("\"id\":\"{id}\"")).await);
+    }
+    assert!(told.iter().all(|lines| !lines.contains("edited")), "{told:?}");
+    node.publish(notification(4)).await;
+    answer.line_with("\"id\":\"4\"").await;
+    eventually(async || read().await.is_some_and(|position| position.offset == 5)).await;
+    drop(answer);
+    node.publish(notification(5)).await;
+    let mut again = ask(&node, &query, &[]).await;
+    let lines = again.line_with("\"id\":\"5\"").await;
+    assert!(!lines.contains("\"id\":\"4\""), "{lines}");
 }
 
 /// An answer without an end must not be waited for, whatever else its request asks for.
