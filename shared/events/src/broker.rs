@@ -115,9 +115,10 @@ impl Broker {
             Value::from(retention.history_len.max(1) as i64),
             millis(retention.history_ttl),
             millis(self.options.meta_ttl.max(retention.history_ttl)),
+            Value::from(keys::cursors(&self.options.key_prefix, channel)),
         ];
         let (epoch, offset): (String, u64) =
-            self.steps.publish.run(&self.shards, channel, &self.keys_with_cursors(channel), args).await?;
+            self.steps.publish.run(&self.shards, channel, &self.keys(channel), args).await?;
         position(&epoch, offset).ok_or(EventError::Corrupt("publish"))
     }
 
@@ -306,8 +307,8 @@ impl Broker {
             Value::from(position.offset.to_string()),
             millis(ttl),
         ];
-        let [_, stream, cursors] = self.keys_with_cursors(channel);
-        let keys = [cursors, stream];
+        let [_, stream] = self.keys(channel);
+        let keys = [keys::cursors(&self.options.key_prefix, channel), stream];
         self.steps.advance_cursor.run::<i64>(&self.shards, channel, &keys, args).await?;
         Ok(())
     }
@@ -350,11 +351,6 @@ impl Broker {
 
     fn keys(&self, channel: &ChannelName) -> [String; 2] {
         [keys::meta(&self.options.key_prefix, channel), keys::stream(&self.options.key_prefix, channel)]
-    }
-
-    fn keys_with_cursors(&self, channel: &ChannelName) -> [String; 3] {
-        let [meta, stream] = self.keys(channel);
-        [meta, stream, keys::cursors(&self.options.key_prefix, channel)]
     }
 }
 
