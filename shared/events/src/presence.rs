@@ -13,13 +13,14 @@
 //! | `<prefix>:p:{..}:status` | hash | what members say of themselves | while online |
 //! | `<prefix>:p:{..}:node:<process>` | hash | connections by member of one process | as the process |
 
+mod reconcile;
+
 use crate::{Broker, ChannelName, Epoch, EventError, Position, broker::stored_position, keys, script::Step};
 use fred::{
     clients::Client,
-    interfaces::{HashesInterface, SortedSetsInterface},
+    interfaces::SortedSetsInterface,
     types::{FromValue, Value},
 };
-use futures::future::try_join_all;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -35,8 +36,6 @@ use tokio::sync::RwLock;
 const STEP: i64 = 500;
 /// How long it is remembered when somebody was last seen.
 const SEEN_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Members that are compared at the same time.
-const COMPARED: usize = 64;
 /// A command that took longer may have been repeated by the client: it reconnects after 50 ms at the earliest.
 const DOUBT_AFTER: Duration = Duration::from_millis(25);
 /// Longest list.
@@ -281,45 +280,6 @@ impl Presence {
                 return Ok(());
             }
         }
-    }
-
-    /// Sets the counts in Redis to our own: those in doubt, and all of them where our lease ran out or the connection is another, as a failover or
-    /// a restart may have lost the last writes.
-    async fn reconcile(&self) -> Result<(), EventError> {
-        if self.own.is_unsure.swap(false, Ordering::Relaxed) {
-            let known = match self.members_in_redis().await {
-                Ok(known) => known,
-                Err(error) => {
-                    self.own.is_unsure.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            };
-            let own: Vec<String> = self.own.counts.lock().keys().cloned().collect();
-            self.own.doubtful.lock().extend(known.into_iter().chain(own));
-        }
-        let doubtful: Vec<String> = self.own.doubtful.lock().drain().collect();
-        let mut parts = doubtful.chunks(COMPARED);
-        while let Some(part) = parts.next() {
-            // A part at a time: who comes or goes waits for no more.
-            let _alone = self.own.changing.write().await;
-            let comparing = part.iter().map(|member| async {
-                let count = self.own.counts.lock().get(member).copied().unwrap_or(0);
-                self.tell_connections(member, count, true).await
-            });
-            if let Err(error) = try_join_all(comparing).await {
-                self.own.doubtful.lock().extend(part.iter().chain(parts.flatten()).cloned());
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Who is connected to this process, as far as Redis knows.
-    async fn members_in_redis(&self) -> Result<Vec<String>, EventError> {
-        let [.., node] = self.keys();
-        let node = &node;
-        let read = |client: Client| async move { client.hkeys(node).await };
-        self.broker.shards().on(&self.options.channel, "list our members", read).await
     }
 
     /// How many are online, and the `limit` (at most 1,000) who came last.
