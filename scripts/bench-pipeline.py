@@ -75,13 +75,22 @@ def command(engine, job, threads, seconds, out, files):
     return ENGINES[engine] + middle + paths
 
 
-def measure(engine, job, seconds, files):
-    """The median of three runs by CPU time, each in a process of its own on one core."""
-    runs = []
-    for _ in range(3):
-        line = ["taskset", "-c", "0"] + command(engine, job, 1, seconds, "-", files)
-        runs.append(json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
-    return sorted(runs, key=lambda run: run["cpu_ms"])[1]
+def measure(jobs, rounds, seconds, files):
+    """Runs every engine once a round, each in a process of its own on one core: a machine that is slow for a while is so for all of them.
+    Of each engine the run with the median of CPU time, and the median of its ratios to the first engine in the same round."""
+    runs = {engine: [] for engine in jobs}
+    for _ in range(rounds):
+        for engine, job in jobs.items():
+            line = ["taskset", "-c", "0"] + command(engine, job, 1, seconds, "-", files)
+            runs[engine].append(json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+    first = runs[next(iter(jobs))]
+    return {
+        engine: (
+            sorted(own, key=lambda run: run["cpu_ms"])[rounds // 2],
+            statistics.median(run["cpu_ms"] / base["cpu_ms"] for run, base in zip(own, first)),
+        )
+        for engine, own in runs.items()
+    }
 
 
 def quality(engine, job, files):
@@ -124,6 +133,7 @@ def quality_for(engine, job, files, likeness):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", default="dist")
     parser.add_argument("--avif", action="store_true")
     arguments = parser.parse_args()
@@ -134,26 +144,25 @@ def main():
     make_inputs()
     versions, blocks = {}, []
     for title, job, files in JOBS + [AVIF_JOB] * arguments.avif:
-        rows, base, likeness = [], None, None
+        rows, likeness = [], None
         if job == "avif1":
             scores = quality("sharp, clone()", "avif1-quality50", files)
             likeness = statistics.mean(ssim for _, ssim, _ in scores.values())
-        kind = job
+        jobs = {}
         for engine in ENGINES:
-            if ", effort " in engine and kind != "webp3":
+            if ", effort " in engine and job != "webp3":
                 continue
-            if likeness:
-                job = f"{kind}-quality{quality_for(engine, kind, files, likeness)}"
-            run = measure(engine, job, seconds, files)
+            jobs[engine] = f"{job}-quality{quality_for(engine, job, files, likeness)}" if likeness else job
+        measured = measure(jobs, arguments.rounds, seconds, files)
+        for engine, own_job in jobs.items():
+            run, ratio = measured[engine]
             versions[engine] = run.get("version", "this commit")
-            base = base or run
-            scores = quality(engine, job, files)
+            scores = quality(engine, own_job, files)
             told = "; ".join(f"{size}: {b / 1000:.1f} kB {s:.4f} {p:.2f}" for size, (b, s, p) in scores.items())
-            ratio = f"{run['cpu_ms'] / base['cpu_ms']:.2f}"
             label = f"{engine} (its default, effort 4: equal setting)" if (engine, job) == ("Oneiro", "webp3") else engine
             if likeness:
-                label += f", at its quality {job.partition('-quality')[2]}"
-            rows.append(f"| {label} | {run['cpu_ms']:.1f} | {ratio} | {1000 / run['cpu_ms']:.1f} | {run['peak_mb']:.0f} | {told} |")
+                label += f", at its quality {own_job.partition('-quality')[2]}"
+            rows.append(f"| {label} | {run['cpu_ms']:.1f} | {ratio:.2f} | {1000 / run['cpu_ms']:.1f} | {run['peak_mb']:.0f} | {told} |")
             print(title, "|", rows[-1], flush=True)
         head = "| engine | CPU ms an image | times ours | images/s/core | peak MB | size px: bytes, SSIM, PSNR dB |\n|---|---|---|---|---|---|"
         blocks.append(f"## {title[0].upper()}{title[1:]}\n\n{head}\n" + "\n".join(rows))
@@ -166,8 +175,8 @@ def main():
 Written by `scripts/bench-pipeline` on {datetime.now(timezone.utc):%Y-%m-%d} at commit {commit}. {model}, {rustc}; load of the machine at the end
 {load[0]:.1f} {load[1]:.1f} {load[2]:.1f} (CPU time suffers from other load, ratios much less). {"; ".join(f"{engine}: {version}" for engine, version in versions.items())}.
 
-Each figure is the median of three runs of {seconds:g} s, every engine in a process of its own, one thread, pinned to one core, inputs in
-memory. Inputs are collages of real photographs with grain, quality 90, 4:2:0, EXIF orientation 6, about 2.4 MB for 12 megapixels.
+CPU time is the median of {arguments.rounds} runs of {seconds:g} s, every engine in a process of its own, one thread, pinned to one core, inputs in
+memory; the engines take turns, and "times ours" is the median of the ratios of one turn. Inputs are collages of real photographs with grain, quality 90, 4:2:0, EXIF orientation 6, about 2.4 MB for 12 megapixels.
 Variants: 2048, 1024 and 320 px, JPEG quality 82 or WebP quality 80 with effort 4; AVIF with the
 lowest quality of each engine that comes within .0005 of the mean SSIM of sharp's at 50, effort 4 where an engine has one, else speed 6. Equal: sizes, quality setting, orientation applied,
 metadata stripped. Not equal: the row with effort 2 trades bytes for time; peak memory of sharp, pyvips and Pillow includes their interpreters. SSIM and PSNR
