@@ -229,7 +229,7 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
                 signal = process::stop_signal() => signal?,
                 () = ended.token.cancelled() => {
                     tracing::info!("one of this process's workers ended: so does the process");
-                    tokio::spawn(process::end_at_signal());
+                    process::end_at_signal()?;
                 }
             }
             tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new job is taken");

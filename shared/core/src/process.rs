@@ -2,6 +2,7 @@
 
 use crate::config::{Config, ConfigErrors, EXIT_CONFIG};
 use std::{process::ExitCode, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs a process from its loaded configuration to its exit status: 64 where the configuration is wrong, 0 after `check_only` (which prints
 /// what is in force) and where `work` ended well, else 1.
@@ -52,23 +53,41 @@ where
 /// # Errors
 /// Where the system does not let the process listen for signals.
 pub async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(end_at_signal());
+    let mut signals = Signals::listen()?;
+    signals.next().await;
+    tokio::spawn(signals.end_at_next());
     Ok(())
 }
 
-/// Ends the process at the next SIGTERM or Ctrl-C: for one that stops already.
-pub async fn end_at_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tracing::warn!("stopping at once");
-    std::process::exit(1);
+/// Lets the next SIGTERM or Ctrl-C end the process at once: for one that stops already.
+///
+/// # Errors
+/// As [`stop_signal`].
+pub fn end_at_signal() -> std::io::Result<()> {
+    tokio::spawn(Signals::listen()?.end_at_next());
+    Ok(())
+}
+
+/// SIGTERM and Ctrl-C.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+
+    async fn end_at_next(mut self) {
+        self.next().await;
+        tracing::warn!("stopping at once");
+        std::process::exit(1);
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "before logging is configured")]

@@ -1,7 +1,5 @@
 //! Turning and mirroring pixels as EXIF orientation asks (EXIF 2.32, table 6).
 
-use plane_resample::transpose;
-
 use crate::PipelineError;
 use crate::buffers::Buffers;
 use crate::geometry::flips;
@@ -10,9 +8,12 @@ use crate::raster::Raster;
 /// Pixels a side of the blocks in which an image is transposed, so that source and destination lines both stay in the first-level cache.
 const BLOCK: usize = 32;
 
+/// The orientation of an image that is stored as it is displayed.
+pub(crate) const UPRIGHT: u8 = 1;
+
 /// The displayed image of a stored one. Takes any layout whose colour planes are subsampled alike on both axes.
 pub(crate) fn orient(buffers: &mut Buffers, source: Raster, orientation: u8) -> Result<Raster, PipelineError> {
-    if orientation <= 1 {
+    if orientation <= UPRIGHT {
         return Ok(source);
     }
     let (width, height) = if orientation >= 5 { (source.height, source.width) } else { (source.width, source.height) };
@@ -22,7 +23,6 @@ pub(crate) fn orient(buffers: &mut Buffers, source: Raster, orientation: u8) -> 
         let size = (source.width.div_ceil(from.sub.0), source.height.div_ceil(from.sub.1));
         let (src, dst) = (source.samples(index), turned.samples_mut(index));
         match from.channels {
-            1 if orientation >= 5 => transpose(src, from.stride, size, dst, to.stride, flips(orientation)),
             1 => turn::<1>(src, from.stride, size, dst, to.stride, orientation),
             3 => turn::<3>(src, from.stride, size, dst, to.stride, orientation),
             _ => turn::<4>(src, from.stride, size, dst, to.stride, orientation),

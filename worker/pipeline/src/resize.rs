@@ -8,26 +8,12 @@ use crate::geometry::{Rect, flips};
 use crate::orient::orient;
 use crate::raster::{Layout, Raster};
 
-/// Renders the part `crop` of `source`, in its pixels, as `width` x `height` pixels. The layout stays, but for colour planes, which
-/// come out as `layout` has them. `mirrored` says which axes will be flipped afterwards: where a side is odd, the colour sample that
-/// covers a single pixel must then be the first and not the last.
+/// Renders the part `crop` of `source`, in its pixels, as `size` pixels, and turns it as `orientation` asks; `size` is that of the picture as it is
+/// stored. The layout stays, but for colour planes, which come out as `layout` has them. Planes of single bytes that change their axes are
+/// turned while they are resized, which costs less than the resizing alone.
 ///
 /// Edges are continued by the kernel's renormalisation; rounding is to nearest; alpha must be premultiplied.
 pub(crate) fn resize(
-    resampler: &mut Resampler,
-    buffers: &mut Buffers,
-    source: &Raster,
-    crop: Rect,
-    layout: Layout,
-    size: (usize, usize),
-    mirrored: (bool, bool),
-) -> Result<Raster, PipelineError> {
-    render(resampler, buffers, source, crop, layout, (size, mirrored, false))
-}
-
-/// The same, turned as `orientation` asks: `size` is that of the picture as it is stored. Planes of single bytes that change their axes are
-/// turned while they are resized, which costs less than the resizing alone.
-pub(crate) fn resize_oriented(
     resampler: &mut Resampler,
     buffers: &mut Buffers,
     source: &Raster,
@@ -48,7 +34,9 @@ pub(crate) fn resize_oriented(
     Ok(turned)
 }
 
-/// Where it `turns`, rows become columns, from right to left where rows are `mirrored`; columns become rows from the top.
+/// `mirrored` says which axes run backwards in the picture as it is displayed: where a side is odd, the colour sample that covers a single pixel
+/// must then be the first and not the last. Where it `turns`, rows become columns, from right to left where rows are `mirrored`; columns become
+/// rows from the top.
 fn render(
     resampler: &mut Resampler,
     buffers: &mut Buffers,

@@ -9,6 +9,7 @@ use crate::colour::{div_255, rgb_of};
 use crate::decode::Decoders;
 use crate::geometry::{Rect, anchor_fractions};
 use crate::header::probe_all;
+use crate::orient::UPRIGHT;
 use crate::raster::{Layout, Raster};
 use crate::resize::resize;
 use crate::settings::{Settings, Watermark};
@@ -44,7 +45,7 @@ impl Stamp {
         let width = ((raster.width as f32 * watermark.width).round() as usize).clamp(1, pixels.width);
         let height = (pixels.height * width).div_ceil(pixels.width).clamp(1, pixels.height);
         let whole = Rect::whole(pixels.width as u32, pixels.height as u32);
-        let scaled = resize(resizer, buffers, pixels, whole, Layout::Rgba, (width, height), (false, false))?;
+        let scaled = resize(resizer, buffers, pixels, whole, Layout::Rgba, (width, height), UPRIGHT)?;
         let margin = (raster.width.min(raster.height) as f32 * watermark.margin).round() as usize;
         let (x, y) = anchor_fractions(watermark.gravity);
         let place = |room: usize, size: usize, fraction: f64| {

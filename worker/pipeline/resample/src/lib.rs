@@ -5,7 +5,7 @@
 mod kernel;
 mod transpose;
 
-pub use transpose::transpose;
+use transpose::transpose;
 
 use fast_image_resize::images::{TypedCroppedImage, TypedCroppedImageMut, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
@@ -66,6 +66,15 @@ impl Segment {
             from_len = from_len.next_down();
         }
         Self { to: self.to + at, to_len: len, from: start, from_len }
+    }
+
+    /// Its parts that are made one after the other, where one pixel of it has `row_bytes` in between.
+    fn bands(self, row_bytes: usize) -> impl Iterator<Item = Self> {
+        let count = self.to_len.div_ceil((BAND_BYTES / row_bytes.max(1)).max(MIN_BAND_ROWS) as u32).max(1);
+        (0..count).map(move |band| {
+            let (at, until) = (self.to_len * band / count, self.to_len * (band + 1) / count);
+            self.part(at, until - at)
+        })
     }
 
     /// Whether the kernel has anything to do, or pixels are only copied.
@@ -159,10 +168,7 @@ impl Resampler {
         }
         let Destination { samples, stride, rows } = destination;
         let row_bytes = (column.from_len.ceil() as usize * channels).max(1);
-        let bands = bands(row.to_len, row_bytes);
-        for band in 0..bands {
-            let (at, until) = (row.to_len * band / bands, row.to_len * (band + 1) / bands);
-            let row = row.part(at, until - at);
+        for row in row.bands(row_bytes) {
             let destination = Destination { samples: &mut *samples, stride, rows };
             match channels {
                 1 => render::<U8>(&mut self.resizer, self.filter, source, destination, column, row),
@@ -211,30 +217,27 @@ impl Resampler {
         let (first, end) = column.reach(source.width);
         let across = end.saturating_sub(first).max(1);
         let (filter, resizer) = (self.filter, &mut self.resizer);
-        let bands = bands(row.to_len, across as usize);
-        for band in 0..bands {
-            let (at, until) = (row.to_len * band / bands, row.to_len * (band + 1) / bands);
-            let len = until - at;
+        for band in row.bands(across as usize) {
+            let len = band.to_len;
             let bytes = across as usize * len as usize;
             fit(&mut self.rows, bytes);
             fit(&mut self.columns, bytes);
 
             let all = Segment { to: 0, to_len: across, from: f64::from(first), from_len: f64::from(across) };
-            let part = Segment { to: 0, ..row.part(at, len) };
             let between = Destination { samples: &mut self.rows[..bytes], stride: across, rows: len };
-            render::<U8>(resizer, filter, source, between, all, part)?;
+            render::<U8>(resizer, filter, source, between, all, Segment { to: 0, ..band })?;
 
             let size = (across as usize, len as usize);
             let is_backwards = matches!(turn, Some(Turn::Backwards(_)));
-            transpose(&self.rows, size.0, size, &mut self.columns, size.1, (false, is_backwards));
+            transpose(&self.rows, size.0, size, &mut self.columns, size.1, is_backwards);
 
             let turned =
                 Source { samples: &self.columns[..bytes], stride: len, rows: across, width: len, height: across };
             let along = Segment { from: column.from - f64::from(first), ..column };
             let place = match turn {
-                Some(Turn::Forwards) => row.to + at,
+                Some(Turn::Forwards) => band.to,
                 Some(Turn::Backwards(columns)) => {
-                    columns.checked_sub(row.to + until).ok_or(CropBoxError::PositionIsOutOfImageBoundaries)?
+                    columns.checked_sub(band.to + len).ok_or(CropBoxError::PositionIsOutOfImageBoundaries)?
                 }
                 None => 0,
             };
@@ -248,17 +251,12 @@ impl Resampler {
             fit(&mut self.rows, bytes);
             let between = Destination { samples: &mut self.rows[..bytes], stride: len, rows: column.to_len };
             render::<U8>(resizer, filter, turned, between, all, Segment { to: 0, ..along })?;
-            let start = (row.to + at) as usize * stride as usize + column.to as usize;
+            let start = band.to as usize * stride as usize + column.to as usize;
             let size = (size.1, column.to_len as usize);
-            transpose(&self.rows, size.0, size, &mut samples[start..], stride as usize, (false, false));
+            transpose(&self.rows, size.0, size, &mut samples[start..], stride as usize, false);
         }
         Ok(())
     }
-}
-
-/// How many bands a picture of `rows` rows is made in, where one of them has `row_bytes` in between.
-fn bands(rows: u32, row_bytes: usize) -> u32 {
-    rows.div_ceil((BAND_BYTES / row_bytes.max(1)).max(MIN_BAND_ROWS) as u32).max(1)
 }
 
 /// Makes `buffer` at least `len` bytes long, without copying what it holds.
@@ -374,14 +372,9 @@ mod tests {
             resampler.resample(1, source, destination, column, row).unwrap();
             let mut direct = vec![1; (stride * rows) as usize];
             // In the same bands, as each has its own coefficients.
-            let bands = bands(row.to_len, {
-                let (first, end) = column.reach(width);
-                (end - first) as usize
-            });
-            for band in 0..bands {
-                let (at, until) = (row.to_len * band / bands, row.to_len * (band + 1) / bands);
+            let (first, end) = column.reach(width);
+            for row in row.bands((end - first) as usize) {
                 let destination = Destination { samples: &mut direct, stride, rows };
-                let row = row.part(at, until - at);
                 render::<U8>(&mut resampler.resizer, resampler.filter, source, destination, column, row).unwrap();
             }
             assert!(ours == direct, "{width} x {height}, {column:?}, {row:?}");
@@ -400,7 +393,7 @@ mod tests {
             resampler.resample(1, source, destination, column, row).unwrap();
             for turn in [Turn::Forwards, Turn::Backwards(down as u32)] {
                 let mut expected = vec![1; across * down];
-                transpose(&upright, across, (across, down), &mut expected, down, (false, turn != Turn::Forwards));
+                transpose(&upright, across, (across, down), &mut expected, down, turn != Turn::Forwards);
                 let mut turned = vec![1; across * down];
                 let destination = Destination { samples: &mut turned, stride: down as u32, rows: across as u32 };
                 resampler.resample_turned(source, destination, column, row, turn).unwrap();

@@ -6,22 +6,18 @@ const TILE: usize = 16;
 
 type Row = [u8; TILE];
 
-/// Writes `size` pixels of `src`, `src_stride` bytes a row, transposed into `dst`, `dst_stride` bytes a row. `mirrored` says which axes of
-/// the source run backwards: across, down.
-///
-/// # Panics
-/// Where a slice is shorter than its size, or a row than its stride.
-pub fn transpose(
+/// Writes `size` pixels of `src`, `src_stride` bytes a row, transposed into `dst`, `dst_stride` bytes a row. Where it is `mirrored`, the
+/// last row of the source becomes the first column.
+pub(crate) fn transpose(
     src: &[u8],
     src_stride: usize,
     size: (usize, usize),
     dst: &mut [u8],
     dst_stride: usize,
-    mirrored: (bool, bool),
+    mirrored: bool,
 ) {
     let (width, height) = size;
-    let column = |y: usize, len: usize| if mirrored.0 { width - len - y } else { y };
-    let row = |x: usize| if mirrored.1 { height - 1 - x } else { x };
+    let row = |x: usize| if mirrored { height - 1 - x } else { x };
     let (tiled_x, tiled_y) = (height / TILE * TILE, width / TILE * TILE);
     // Sixteen rows of the source are read from end to end, which memory is best at. The lines of the destination stay in the cache until
     // the next sixteen rows.
@@ -29,11 +25,10 @@ pub fn transpose(
         for y in (0..tiled_y).step_by(TILE) {
             let mut tile = [[0; TILE]; TILE];
             for (index, to) in tile.iter_mut().enumerate() {
-                to.copy_from_slice(&src[row(x + index) * src_stride + column(y, TILE)..][..TILE]);
+                to.copy_from_slice(&src[row(x + index) * src_stride + y..][..TILE]);
             }
             for (index, from) in transpose_tile(tile).iter().enumerate() {
-                let to = if mirrored.0 { y + TILE - 1 - index } else { y + index };
-                dst[to * dst_stride + x..][..TILE].copy_from_slice(from);
+                dst[(y + index) * dst_stride + x..][..TILE].copy_from_slice(from);
             }
         }
     }
@@ -41,7 +36,7 @@ pub fn transpose(
     for y in 0..width {
         let start = if y < tiled_y { tiled_x } else { 0 };
         for x in start..height {
-            dst[y * dst_stride + x] = src[row(x) * src_stride + column(y, 1)];
+            dst[y * dst_stride + x] = src[row(x) * src_stride + y];
         }
     }
 }
@@ -80,16 +75,15 @@ mod tests {
         for (width, height) in [(1, 1), (7, 9), (16, 16), (32, 16), (17, 31), (65, 130), (100, 64), (129, 71)] {
             let (src_stride, dst_stride) = (width + 3, height + 2);
             let src: Vec<u8> = (0..src_stride * height).map(|at| (at * 31 % 251) as u8).collect();
-            for mirrored in [(false, false), (true, false), (false, true), (true, true)] {
+            for mirrored in [false, true] {
                 let mut dst = vec![0; dst_stride * width];
                 transpose(&src, src_stride, (width, height), &mut dst, dst_stride, mirrored);
                 for y in 0..width {
                     for x in 0..height {
-                        let column = if mirrored.0 { width - 1 - y } else { y };
-                        let row = if mirrored.1 { height - 1 - x } else { x };
+                        let row = if mirrored { height - 1 - x } else { x };
                         assert_eq!(
                             dst[y * dst_stride + x],
-                            src[row * src_stride + column],
+                            src[row * src_stride + y],
                             "{width} x {height}, {mirrored:?}"
                         );
                     }

@@ -6,9 +6,10 @@ use crate::colour::to_rgb;
 use crate::control::{Control, Stage, ask};
 use crate::encode::Common;
 use crate::geometry::Rect;
+use crate::orient::UPRIGHT;
 use crate::plan::Rendition;
 use crate::raster::{Layout, Raster};
-use crate::resize::{resize, resize_oriented};
+use crate::resize::resize;
 use crate::settings::{Chroma, Output, VariantSpec};
 use crate::summary::{Summary, summarise};
 
@@ -80,7 +81,7 @@ impl Processor {
                 let crop = rendition.crop.relative_to((parent.crop.left, parent.crop.top), scale);
                 let layout = self.target_layout(raster.layout, false);
                 let size = (rendition.width as usize, rendition.height as usize);
-                resize(&mut self.resizer, &mut self.buffers, raster, crop, layout, size, (false, false))
+                resize(&mut self.resizer, &mut self.buffers, raster, crop, layout, size, UPRIGHT)
             }
             None => {
                 let is_last = job.plan[index + 1..].iter().all(|rendition| rendition.parent.is_some());
@@ -121,8 +122,7 @@ impl Processor {
         let size = (rendition.width as usize, rendition.height as usize);
         let size = if job.orientation >= 5 { (size.1, size.0) } else { size };
         let layout = self.target_layout(source.layout, job.to_srgb.is_some());
-        let turned =
-            resize_oriented(&mut self.resizer, &mut self.buffers, source, crop, layout, size, job.orientation)?;
+        let turned = resize(&mut self.resizer, &mut self.buffers, source, crop, layout, size, job.orientation)?;
         if is_last && let Some(source) = job.source.take() {
             source.recycle(&mut self.buffers);
         }
