@@ -7,6 +7,7 @@ use super::{
 };
 use oneiro_events::{Position, Publication};
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -29,8 +30,6 @@ pub(crate) enum Form {
     Raw,
 }
 
-const FORMS: usize = 5;
-
 /// A form and what the connection asked for on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encoding {
@@ -39,14 +38,6 @@ pub(crate) struct Encoding {
     pub(crate) with_position: bool,
     /// Lets `image_progress` through.
     pub(crate) with_progress: bool,
-}
-
-impl Encoding {
-    pub(crate) const VARIANTS: usize = FORMS * 4;
-
-    pub(crate) fn index(self) -> usize {
-        self.form as usize * 4 + usize::from(self.with_position) * 2 + usize::from(self.with_progress)
-    }
 }
 
 /// What of an event decides who gets it.
@@ -76,7 +67,7 @@ impl Kind {
 pub(crate) struct Parsed<'a> {
     publication: &'a Publication,
     fields: Option<Fields<'a>>,
-    r#type: String,
+    r#type: Cow<'a, str>,
     published_ms: u64,
     origin: Option<Arc<Origin>>,
 }
@@ -107,7 +98,7 @@ impl<'a> Parsed<'a> {
 
     /// The user whose doing it tells, who is not told of it.
     pub(crate) fn author(&self) -> Option<String> {
-        match self.r#type.as_str() {
+        match &*self.r#type {
             "user_status" | "presence" | "typing" => self.fields.as_ref()?.object("data")?.id("user_id"),
             _ => None,
         }
@@ -157,7 +148,7 @@ impl<'a> Parsed<'a> {
         if !needs_message && fields.raw("dream_id")?.get() == wanted {
             return Some((self.publication.payload.to_vec(), key));
         }
-        let mut writer = ObjectWriter::new();
+        let mut writer = ObjectWriter::with_capacity(fields.written_len() + wanted.len() + 16);
         for (name, value) in fields.iter() {
             writer.raw(name, if name == "dream_id" { &wanted } else { value.get() });
         }
@@ -168,7 +159,7 @@ impl<'a> Parsed<'a> {
     }
 
     fn presence_key(&self, fields: &Fields<'_>) -> u64 {
-        match self.r#type.as_str() {
+        match &*self.r#type {
             "presence" | "typing" => {
                 let data = fields.object("data");
                 let of = |name: &str| data.as_ref().and_then(|data| data.id(name)).unwrap_or_default();

@@ -11,25 +11,25 @@ use std::{borrow::Cow, fmt};
 #[derive(Debug)]
 pub(crate) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// A key that may borrow: serde's own `Cow` always copies.
-struct Key<'a>(Cow<'a, str>);
+/// A string that may borrow: serde's own `Cow` always copies.
+struct Text<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Key<'de> {
+impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = Key<'de>;
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
+                f.write_str("a string")
             }
-            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(key)))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
             }
-            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(key.to_owned())))
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
             }
         }
-        deserializer.deserialize_str(KeyVisitor)
+        deserializer.deserialize_str(TextVisitor)
     }
 }
 
@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::with_capacity(8);
-                while let Some(Key(key)) = map.next_key()? {
+                while let Some(Text(key)) = map.next_key()? {
                     if fields.len() < MAX_FIELDS {
                         fields.push((key, map.next_value()?));
                     } else {
@@ -77,8 +77,8 @@ impl<'a> Fields<'a> {
     }
 
     /// A string member.
-    pub(crate) fn text(&self, key: &str) -> Option<String> {
-        self.get(key)
+    pub(crate) fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.get(key).map(|Text(text)| text)
     }
 
     /// An object member.
@@ -95,6 +95,11 @@ impl<'a> Fields<'a> {
         raw.bytes().all(|byte| byte.is_ascii_digit()).then(|| raw.to_owned())
     }
 
+    /// How many bytes it takes to write them all.
+    pub(crate) fn written_len(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.get().len() + r#""":,"#.len()).sum::<usize>() + 2
+    }
+
     /// The members in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(key, value)| (&**key, *value))
@@ -104,28 +109,52 @@ impl<'a> Fields<'a> {
 /// Writes an object member by member.
 pub(crate) struct ObjectWriter {
     out: Vec<u8>,
+    is_empty: bool,
 }
 
 impl ObjectWriter {
     pub(crate) fn new() -> Self {
-        Self { out: vec![b'{'] }
+        Self::with_capacity(64)
+    }
+
+    /// With room for so many bytes, so that it need not move while it grows.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(bytes);
+        out.push(b'{');
+        Self { out, is_empty: true }
     }
 
     /// Adds a member whose value is JSON text already.
     pub(crate) fn raw(&mut self, key: &str, json: &str) -> &mut Self {
-        if self.out.len() > 1 {
-            self.out.push(b',');
-        }
-        serde_json::to_writer(&mut self.out, key).expect("a string is written to memory");
-        self.out.push(b':');
-        self.out.extend_from_slice(json.as_bytes());
+        self.key(key).extend_from_slice(json.as_bytes());
         self
     }
 
     /// Adds a member.
     pub(crate) fn value(&mut self, key: &str, value: &impl serde::Serialize) -> &mut Self {
-        let json = serde_json::to_string(value).expect("wire values have string keys only");
-        self.raw(key, &json)
+        serde_json::to_writer(self.key(key), value).expect("wire values have string keys only");
+        self
+    }
+
+    /// Adds a member that is an object, whose own members `write` adds.
+    pub(crate) fn object(&mut self, key: &str, write: impl FnOnce(&mut Self)) -> &mut Self {
+        self.key(key).push(b'{');
+        self.is_empty = true;
+        write(self);
+        self.out.push(b'}');
+        self.is_empty = false;
+        self
+    }
+
+    /// Begins a member; its value goes to what is returned.
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        if !self.is_empty {
+            self.out.push(b',');
+        }
+        self.is_empty = false;
+        serde_json::to_writer(&mut self.out, key).expect("a string is written to memory");
+        self.out.push(b':');
+        &mut self.out
     }
 
     pub(crate) fn finish(mut self) -> Vec<u8> {
@@ -162,6 +191,21 @@ mod tests {
             writer.raw(key, value.get());
         }
         assert_eq!(writer.finish(), json);
+    }
+
+    #[test]
+    fn objects_are_written_into_objects() {
+        let mut writer = ObjectWriter::new();
+        writer.object("none", |_| {}).object("some", |some| {
+            some.raw("a", "1").object("deep", |deep| {
+                deep.value("b", &"\"");
+            });
+            some.value("c", &2);
+        });
+        writer.raw("d", "[3]");
+        let json = writer.finish();
+        assert_eq!(json, br#"{"none":{},"some":{"a":1,"deep":{"b":"\""},"c":2},"d":[3]}"#);
+        assert_eq!(Fields::parse(&json).unwrap().written_len(), json.len() + 1, "as much, but for the last comma");
     }
 
     #[test]

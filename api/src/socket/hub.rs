@@ -125,7 +125,8 @@ struct Prepared<'a> {
     parsed: Parsed<'a>,
     kind: Kind,
     author: Option<String>,
-    frames: [Option<Option<Frame>>; Encoding::VARIANTS],
+    /// By encoding. Few are in use on one channel, and most events go to one connection.
+    frames: Vec<(Encoding, Option<Frame>)>,
 }
 
 impl Topic {
@@ -178,13 +179,7 @@ impl Topic {
                     }
                     let parsed = Parsed::new(publication);
                     let (kind, author) = (parsed.kind(), parsed.author());
-                    prepared.push(Prepared {
-                        publication,
-                        parsed,
-                        kind,
-                        author,
-                        frames: [const { None }; Encoding::VARIANTS],
-                    });
+                    prepared.push(Prepared { publication, parsed, kind, author, frames: Vec::new() });
                 }
                 Event::Gap(gap) => {
                     deliveries += self.deliver(&state, &mut prepared);
@@ -230,8 +225,12 @@ impl Prepared<'_> {
         {
             return None;
         }
-        let slot = &mut self.frames[member.encoding.index()];
-        slot.get_or_insert_with(|| self.parsed.encode(member.encoding)).clone()
+        if let Some((_, frame)) = self.frames.iter().find(|(encoding, _)| *encoding == member.encoding) {
+            return frame.clone();
+        }
+        let frame = self.parsed.encode(member.encoding);
+        self.frames.push((member.encoding, frame.clone()));
+        frame
     }
 }
 

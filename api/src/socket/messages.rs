@@ -84,7 +84,7 @@ impl Session {
         };
         let name = || self.bearer.as_ref().map(|_| self.name());
         self.ctx.records.message_in(name, self.conn.user(), &r#type, text);
-        match r#type.as_str() {
+        match &*r#type {
             "ping" => self.pong(&message),
             "pong" => {}
             "authenticate" => match message.text("token") {

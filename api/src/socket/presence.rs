@@ -153,8 +153,7 @@ impl Session {
 
     /// `offline` means invisible: told as going offline, though the connection stays.
     async fn on_presence(&mut self, message: &Fields<'_>) {
-        let status =
-            message.text("status").filter(|status| ["online", "away", "busy", "offline"].contains(&status.as_str()));
+        let status = message.text("status").filter(|status| ["online", "away", "busy", "offline"].contains(&&**status));
         let (Some(status), Ok(claims)) = (status, self.claims()) else {
             return self.invalid("`status` must be online, away, busy or offline");
         };
@@ -224,7 +223,7 @@ impl Session {
         let sent_at =
             message.text("timestamp").filter(|time| time.len() <= 64 && time.parse::<jiff::Timestamp>().is_ok());
         let data = json!({ "from_user_id": claims.user_id, "from_username": claims.display_name(), "message": text,
-            "timestamp": sent_at.unwrap_or_else(|| now.clone()) });
+            "timestamp": sent_at.unwrap_or_else(|| now.clone().into()) });
         let event = json!({ "type": "chat", "data": data, "timestamp": now });
         if let Err(error) = self.ctx.store_for_user(&to, &event).await {
             self.failed(&error);

@@ -4,42 +4,46 @@
 //! some of them differently (`content`/`message`, `is_read`, `link`, `data`), and want ids as strings or as numbers.
 
 use super::fields::{Fields, ObjectWriter};
+use std::borrow::Cow;
 
 /// Members of a notification's `data` that one dialect names and the other does not; the rest passes through.
 const N_NOTIFICATION: [&str; 6] = ["id", "title", "content", "type", "is_read", "created_at"];
 const P_NOTIFICATION: [&str; 7] = ["id", "type", "title", "message", "data", "link", "created_at"];
 
+/// What is added to a record's members at most: `null`s, quotes, names of the other dialect.
+const ADDED: usize = 128;
+
 /// The frame of dialect N; `None` for events that it has no word for.
 pub(crate) fn for_notifications(r#type: &str, record: &Fields<'_>) -> Option<Vec<u8>> {
     let data = record.object("data")?;
     let timestamp = record.raw("timestamp").map_or("null", |raw| raw.get());
-    let mut out = ObjectWriter::new();
-    match r#type {
-        "notification" => {
-            let (kind, text) = (kind(record, &data), either(&data, "content", "message"));
-            out.raw("id", &id(&data, true))
-                .raw("title", data.raw("title").map_or("\"\"", |raw| raw.get()))
-                .raw("content", text)
-                .raw("type", kind)
+    let write_data = |out: &mut ObjectWriter| {
+        out.raw("id", &id(&data, true));
+        if r#type == "notification" {
+            out.raw("title", data.raw("title").map_or("\"\"", |raw| raw.get()))
+                .raw("content", either(&data, "content", "message"))
+                .raw("type", kind(record, &data))
                 .raw("is_read", data.raw("is_read").map_or("false", |raw| raw.get()))
                 .raw("created_at", data.raw("created_at").map_or(timestamp, |raw| raw.get()));
-            pass_through(&mut out, &data, &N_NOTIFICATION, &["message"]);
-        }
-        "alert" | "order_update" | "material_update" => {
-            out.raw("id", &id(&data, true));
-            pass_through(&mut out, &data, &["id"], &[]);
+            pass_through(out, &data, &N_NOTIFICATION, &["message"]);
+        } else {
+            pass_through(out, &data, &["id"], &[]);
             let time = if r#type == "alert" { "created_at" } else { "updated_at" };
             if data.raw(time).is_none() {
                 out.raw(time, timestamp);
             }
         }
+    };
+    match r#type {
+        "notification" | "alert" | "order_update" | "material_update" => {
+            let mut frame = ObjectWriter::with_capacity(record.written_len() + ADDED);
+            frame.value("type", &r#type).object("data", write_data);
+            Some(frame.finish())
+        }
         // What only exists in the other dialect.
-        "chat" | "typing" | "presence" | "user_status" => return None,
-        _ => return Some(passed(record)),
+        "chat" | "typing" | "presence" | "user_status" => None,
+        _ => Some(passed(record)),
     }
-    let mut frame = ObjectWriter::new();
-    frame.value("type", &r#type).raw("data", &text(out));
-    Some(frame.finish())
 }
 
 /// The frame of dialect P; `None` for events that it has no word for.
@@ -49,20 +53,20 @@ pub(crate) fn for_presence(r#type: &str, record: &Fields<'_>) -> Option<Vec<u8>>
             let data = record.object("data")?;
             let timestamp = record.raw("timestamp").map_or("null", |raw| raw.get());
             let kind = kind(record, &data);
-            let mut out = ObjectWriter::new();
-            out.raw("id", &id(&data, false))
-                .raw("type", kind)
-                .raw("title", data.raw("title").map_or("\"\"", |raw| raw.get()))
-                .raw("message", either(&data, "message", "content"))
-                .raw("data", data.raw("data").map_or("{}", |raw| raw.get()))
-                .raw("link", data.raw("link").map_or("null", |raw| raw.get()))
-                .raw("created_at", data.raw("created_at").map_or(timestamp, |raw| raw.get()));
-            pass_through(&mut out, &data, &P_NOTIFICATION, &["content", "is_read"]);
-            let mut frame = ObjectWriter::new();
+            let mut frame = ObjectWriter::with_capacity(record.written_len() + ADDED);
             frame
                 .value("type", &r#type)
                 .raw("notification_type", kind)
-                .raw("data", &text(out))
+                .object("data", |out| {
+                    out.raw("id", &id(&data, false))
+                        .raw("type", kind)
+                        .raw("title", data.raw("title").map_or("\"\"", |raw| raw.get()))
+                        .raw("message", either(&data, "message", "content"))
+                        .raw("data", data.raw("data").map_or("{}", |raw| raw.get()))
+                        .raw("link", data.raw("link").map_or("null", |raw| raw.get()))
+                        .raw("created_at", data.raw("created_at").map_or(timestamp, |raw| raw.get()));
+                    pass_through(out, &data, &P_NOTIFICATION, &["content", "is_read"]);
+                })
                 .raw("timestamp", timestamp);
             Some(frame.finish())
         }
@@ -73,7 +77,7 @@ pub(crate) fn for_presence(r#type: &str, record: &Fields<'_>) -> Option<Vec<u8>>
 
 /// An event as it was published, without what only the store needs.
 pub(crate) fn passed(record: &Fields<'_>) -> Vec<u8> {
-    let mut out = ObjectWriter::new();
+    let mut out = ObjectWriter::with_capacity(record.written_len());
     for (name, value) in record.iter().filter(|(name, _)| *name != "expires_at_ms") {
         out.raw(name, value.get());
     }
@@ -88,21 +92,18 @@ fn either<'a>(data: &Fields<'a>, first: &str, second: &str) -> &'a str {
     data.raw(first).or_else(|| data.raw(second)).map_or("\"\"", |raw| raw.get())
 }
 
-fn id(data: &Fields<'_>, as_string: bool) -> String {
-    match data.id("id") {
-        Some(id) => super::encode::dream_id(&id, as_string),
-        None => data.raw("id").map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()),
+fn id<'a>(data: &Fields<'a>, as_string: bool) -> Cow<'a, str> {
+    let Some(raw) = data.raw("id") else { return "null".into() };
+    if as_string && raw.get().starts_with('"') {
+        return raw.get().into();
     }
+    data.id("id").map_or_else(|| raw.get().into(), |id| super::encode::dream_id(&id, as_string).into())
 }
 
 fn pass_through(out: &mut ObjectWriter, data: &Fields<'_>, written: &[&str], other_names: &[&str]) {
     for (name, value) in data.iter().filter(|(name, _)| !written.contains(name) && !other_names.contains(name)) {
         out.raw(name, value.get());
     }
-}
-
-fn text(writer: ObjectWriter) -> String {
-    String::from_utf8(writer.finish()).expect("made of JSON texts")
 }
 
 #[cfg(test)]
