@@ -5,7 +5,8 @@
 -- ARGV[8]  ms to keep a dead or cancelled job   [9] how many of each   [10] most due jobs to move
 -- ARGV[11] us that the runs took which ended
 -- ARGV[12] 1 when the worker could run a job of those that it claimed last, or claimed none yet
--- ARGV[13] number of buckets of plain completions; each: n (at most 500), n ids, n tokens
+-- ARGV[13] number of buckets of plain completions; each: n (at most 500), the first of their tokens where these follow each other or
+--          else '', n ids, and n tokens where they do not
 -- then     any number of (id, token, outcome, delay ms, error, result); outcome: c completed, r failed, d dead,
 --          x cancelled, u returned without spending an attempt, b handed back because this worker cannot run it: not started,
 --          so it does not count against the queue's rate either
@@ -23,16 +24,36 @@ local traces = ARGV[13] ~= '0' and has_traces()
 -- Bytes of records that wait again.
 local back = 0
 
-for _ = 1, tonumber(ARGV[13]) do
-  local n = tonumber(ARGV[i])
-  local a, t = i + 1, i + n
-  local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, t))
+-- Ends the leases of n jobs, whose ids begin at ARGV[a], that have the expected tokens; the others are lost.
+local function release(n, a, first)
+  if first then
+    local from, to = string.format('%d', first), string.format('%d', first + n - 1)
+    local held = call('ZRANGEBYSCORE', LEASE, from, to)
+    -- No token is given out twice: n leases among n tokens have one each, in this order, and need not tell which. Redis writes a
+    -- score in more time than it takes to find one.
+    local k = #held == n and 1 or n + 2
+    while k <= n and held[k] == ARGV[a + k - 1] do k = k + 1 end
+    if k == n + 1 then
+      call('ZREMRANGEBYSCORE', LEASE, from, to)
+      return held
+    end
+  end
+  local scores = call('ZMSCORE', LEASE, unpack(ARGV, a, a + n - 1))
   local ids = {}
   for k = 1, n do
-    if scores[k] == ARGV[t + k] then ids[#ids + 1] = ARGV[a + k - 1] else lost[#lost + 1] = ARGV[a + k - 1] end
+    local token = first and string.format('%d', first + k - 1) or ARGV[a + n + k - 1]
+    if scores[k] == token then ids[#ids + 1] = ARGV[a + k - 1] else lost[#lost + 1] = ARGV[a + k - 1] end
   end
+  if #ids > 0 then call('ZREM', LEASE, unpack(ids)) end
+  return ids
+end
+
+local ended = 0
+for _ = 1, tonumber(ARGV[13]) do
+  local n, first = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+  local ids = release(n, i + 2, first)
   if #ids > 0 then
-    call('ZREM', LEASE, unpack(ids))
+    ended = ended + #ids
     if keep_ms > 0 and keep_n > 0 then
       local z = {}
       for k = 1, #ids do z[2 * k - 1] = now_text z[2 * k] = ids[k] end
@@ -41,15 +62,15 @@ for _ = 1, tonumber(ARGV[13]) do
     else
       call('HDEL', JOBS, unpack(ids))
     end
-    completed(#ids, now)
     if traces then
       forget_extras(ids)
       uncount(ids)
       notify(ids, 'c')
     end
   end
-  i = t + n + 1
+  i = i + 2 + (first and n or 2 * n)
 end
+if ended > 0 then completed(ended, now) end
 
 local function settle(id, token, outcome, delay, err, result)
   if call('ZSCORE', LEASE, id) ~= token then

@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// Jobs handed to one variadic command inside the script: Lua's stack bounds `unpack`.
-const BUCKET: usize = 500;
+const MOST_AT_ONCE: usize = 500;
+/// Fewer ends with tokens that follow each other are told one by one: each bucket costs the script some calls.
+const RUN: usize = 16;
 /// Due jobs moved by one call.
 const PROMOTED: i64 = 500;
 
@@ -69,12 +71,12 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
     let (plain, mut others): (Vec<&Finish>, Vec<&Finish>) = settled.iter().partition(|finish| is_plain(finish));
     // Each that goes back goes to the front: the last claimed first, so that they stand as they stood.
     others.sort_by_key(|finish| std::cmp::Reverse(finish.token));
-    let buckets = plain.len().div_ceil(BUCKET);
+    let buckets = buckets(plain);
     let ran_us = settled
         .iter()
         .map(|finish| u64::try_from(finish.ran.as_micros()).unwrap_or(u64::MAX))
         .fold(0, u64::saturating_add);
-    let mut args: Vec<Value> = Vec::with_capacity(13 + buckets * 2 + settled.len() * 2);
+    let mut args: Vec<Value> = Vec::with_capacity(13 + buckets.len() * 2 + settled.len() * 2);
     args.extend([
         Value::from(step.number),
         step.token.to_string().into(),
@@ -88,12 +90,15 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         PROMOTED.into(),
         int(ran_us).into(),
         i64::from(step.can_run).into(),
-        int(buckets as u64).into(),
+        int(buckets.len() as u64).into(),
     ]);
-    for bucket in plain.chunks(BUCKET) {
-        args.push(int(bucket.len() as u64).into());
-        args.extend(bucket.iter().map(|finish| id_value(finish.id)));
-        args.extend(bucket.iter().map(|finish| Value::from(finish.token.to_string())));
+    for Bucket { first, ends } in buckets {
+        args.push(int(ends.len() as u64).into());
+        args.push(first.map_or_else(|| Value::from_static_str(""), |token| token.to_string().into()));
+        args.extend(ends.iter().map(|finish| id_value(finish.id)));
+        if first.is_none() {
+            args.extend(ends.iter().map(|finish| Value::from(finish.token.to_string())));
+        }
     }
     for finish in others {
         let none = || Value::from_static_str("");
@@ -115,6 +120,25 @@ pub(crate) fn arguments(step: &Step<'_>, settled: &[Finish]) -> Vec<Value> {
         args.push(result);
     }
     args
+}
+
+/// Ends that need no look at their jobs' records.
+struct Bucket<'a> {
+    /// The first token, where those of all ends follow each other.
+    first: Option<u64>,
+    ends: Vec<&'a Finish>,
+}
+
+/// A worker that is busy ends its jobs about in the order in which it claimed them.
+fn buckets(mut plain: Vec<&Finish>) -> Vec<Bucket<'_>> {
+    plain.sort_by_key(|finish| finish.token);
+    let (runs, strays): (Vec<&[&Finish]>, Vec<&[&Finish]>) =
+        plain.chunk_by(|one, next| next.token == one.token + 1).partition(|run| run.len() >= RUN);
+    let runs = runs.into_iter().flat_map(|run| run.chunks(MOST_AT_ONCE));
+    let runs = runs.map(|ends| Bucket { first: Some(ends[0].token), ends: ends.to_vec() });
+    let strays = strays.concat();
+    let strays = strays.chunks(MOST_AT_ONCE).map(|ends| Bucket { first: None, ends: ends.to_vec() });
+    runs.chain(strays).collect()
 }
 
 fn error_value(step: &Step<'_>, finish: &Finish, message: &str) -> Value {

@@ -10,6 +10,7 @@ mod chaos;
 mod cluster;
 mod documented;
 mod encryption;
+mod ends;
 mod examples;
 mod explain;
 mod expose;
