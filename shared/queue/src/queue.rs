@@ -5,6 +5,7 @@ mod adopt;
 mod explain;
 mod forecast;
 mod inspect;
+mod list;
 mod outcome;
 mod push;
 mod state;
@@ -26,7 +27,8 @@ use fred::{
 pub use admin::{CancelOutcome, QueueLimits};
 pub use explain::Explanation;
 pub use forecast::Forecast;
-pub use inspect::{JobError, JobFilter, JobPage, JobRecord, Progress};
+pub use inspect::{JobError, JobRecord, Progress};
+pub use list::{JobFilter, JobPage};
 pub use outcome::Outcome;
 pub(crate) use outcome::Waiting;
 pub(crate) use push::id_value;

@@ -27,6 +27,7 @@ script!(REGISTER, "base.lua", "register.lua");
 script!(RECONCILE, "base.lua", "reconcile.lua");
 script!(LEAVE, "base.lua", "common.lua", "leave.lua");
 script!(INSPECT, "base.lua", "inspect.lua");
+script!(LIST, "base.lua", "list.lua");
 script!(CHANGE, "base.lua", "common.lua", "change.lua");
 script!(PROGRESS, "base.lua", "progress.lua");
 script!(MARK, "base.lua", "mark.lua");

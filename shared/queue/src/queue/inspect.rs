@@ -89,63 +89,8 @@ pub struct JobRecord {
     pub result: Option<String>,
 }
 
-/// Which jobs to list.
-#[derive(Debug, Clone)]
-pub struct JobFilter {
-    /// In this state. Default: available.
-    pub state: State,
-    /// Of this kind only.
-    pub kind: Option<String>,
-    /// Of this group only.
-    pub group: Option<String>,
-    /// Made at this time or later.
-    pub since: Option<SystemTime>,
-    /// Whose last error contains this text.
-    pub error_contains: Option<String>,
-    /// Where the page before ended; `None` for the first.
-    pub cursor: Option<String>,
-    /// Most jobs on the page, 1 to 1,000. Default 100.
-    pub limit: usize,
-}
-
-impl JobFilter {
-    /// All jobs in `state`.
-    #[must_use]
-    pub fn in_state(state: State) -> Self {
-        Self { state, kind: None, group: None, since: None, error_contains: None, cursor: None, limit: 100 }
-    }
-
-    fn admits(&self, job: &JobRecord) -> bool {
-        job.state == self.state
-            && self.kind.as_ref().is_none_or(|kind| *kind == job.kind)
-            && self.group.as_ref().is_none_or(|group| *group == job.group)
-            && self.since.is_none_or(|since| job.created_at >= since)
-            && self
-                .error_contains
-                .as_ref()
-                .is_none_or(|part| job.error.as_ref().is_some_and(|e| e.message.contains(part.as_str())))
-    }
-}
-
-impl Default for JobFilter {
-    fn default() -> Self {
-        Self::in_state(State::Available)
-    }
-}
-
-/// One page of jobs.
-#[derive(Debug, Clone, Serialize)]
-pub struct JobPage {
-    /// The jobs; may be fewer than asked for, or none, although more follow: a page looks at a bounded number of jobs.
-    pub jobs: Vec<JobRecord>,
-    /// Where the next page begins; `None` at the end. Jobs that change state between pages may be missed or seen twice.
-    pub next: Option<String>,
-}
-
-/// Ids that one round trip of a listing looks at.
+/// Ids that one round trip reads.
 const LOOK: usize = 200;
-/// Ids that one page looks at before it is returned as it is.
-const LOOK_AT_MOST: usize = 5_000;
 
 impl Queue {
     /// One job with all that is known of it.
@@ -154,39 +99,6 @@ impl Queue {
     /// [`QueueError::Unavailable`]; [`QueueError::Corrupt`] for a record this version cannot read.
     pub async fn job(&self, id: &JobId) -> Result<Option<JobRecord>, QueueError> {
         Ok(self.records(&[*id]).await?.pop())
-    }
-
-    /// A page of jobs: scheduled and retryable by due time, available in the order of their turn, running by worker, finished
-    /// ones latest first.
-    ///
-    /// # Errors
-    /// As [`job`](Self::job); [`QueueError::InvalidName`] for a cursor that this did not make.
-    pub async fn jobs(&self, filter: &JobFilter) -> Result<JobPage, QueueError> {
-        let limit = filter.limit.clamp(1, 1_000);
-        let mut jobs = Vec::new();
-        let mut cursor = filter.cursor.clone();
-        let mut looked = 0;
-        loop {
-            let look = match filter.state {
-                State::Available => self.available_ids(cursor.as_deref()).await?,
-                _ => self.zset_ids(filter.state, cursor.as_deref()).await?,
-            };
-            looked += look.ids.len();
-            for job in self.records(&look.ids).await? {
-                if !filter.admits(&job) {
-                    continue;
-                }
-                if jobs.len() == limit {
-                    let at = look.ids.iter().position(|id| *id == job.id).unwrap_or(0);
-                    return Ok(JobPage { jobs, next: Some(format!("{}{}", look.place, look.from + at)) });
-                }
-                jobs.push(job);
-            }
-            cursor = look.next;
-            if cursor.is_none() || looked >= LOOK_AT_MOST {
-                return Ok(JobPage { jobs, next: cursor });
-            }
-        }
     }
 
     pub(crate) async fn records(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, QueueError> {
@@ -201,83 +113,6 @@ impl Queue {
         }
         Ok(jobs)
     }
-
-    async fn zset_ids(&self, state: State, cursor: Option<&str>) -> Result<Look, QueueError> {
-        let (name, is_latest_first) = match state {
-            State::Scheduled => ("sched", false),
-            State::Retryable => ("retry", false),
-            State::Running | State::Available => ("lease", false),
-            State::Completed => ("done", true),
-            State::Cancelled => ("cancelled", true),
-            State::Dead => ("dead", true),
-        };
-        let from: usize =
-            cursor.map_or(Ok(0), |c| c.parse().map_err(|_| QueueError::InvalidName { name: c.to_owned() }))?;
-        let mut args: Vec<Value> = vec![self.key(name).into(), (from as i64).into(), ((from + LOOK - 1) as i64).into()];
-        if is_latest_first {
-            args.push("REV".into());
-        }
-        let ids = job_ids(&self.command::<Vec<Value>>("ZRANGE", args).await?)?;
-        let next = (ids.len() == LOOK).then(|| (from + LOOK).to_string());
-        Ok(Look { ids, place: String::new(), from, next })
-    }
-
-    /// Walks lanes (priority, kind), their groups and their lists. The cursor is `lane.group.offset`.
-    async fn available_ids(&self, cursor: Option<&str>) -> Result<Look, QueueError> {
-        let bad = || QueueError::InvalidName { name: cursor.unwrap_or_default().to_owned() };
-        let mut at = [0usize; 3];
-        if let Some(text) = cursor {
-            let mut parts = text.split('.');
-            for slot in &mut at {
-                *slot = parts.next().and_then(|p| p.parse().ok()).ok_or_else(bad)?;
-            }
-        }
-        let mut kinds: Vec<String> = self.command("SMEMBERS", vec![self.key("kinds").into()]).await?;
-        kinds.sort();
-        let lanes: Vec<String> =
-            ["h", "n", "l"].iter().flat_map(|p| kinds.iter().map(move |k| format!("{p}:{k}"))).collect();
-        // Groups parked at their cap stand in no rotation, but their jobs are available all the same.
-        let parked: BTreeMap<String, String> = self.command("HGETALL", vec![self.key("parked").into()]).await?;
-        for (lane_index, lane) in lanes.iter().enumerate().skip(at[0]) {
-            let mut groups: Vec<String> =
-                self.command("LRANGE", vec![self.key(&format!("r:{lane}")).into(), 0.into(), (-1).into()]).await?;
-            groups.extend(parked.iter().filter(|(_, l)| l.split(',').any(|l| l == lane)).map(|(g, _)| g.clone()));
-            let first_group = if lane_index == at[0] { at[1] } else { 0 };
-            for (group_index, group) in groups.iter().enumerate().skip(first_group) {
-                let from = if lane_index == at[0] && group_index == at[1] { at[2] } else { 0 };
-                let key = self.key(&format!("q:{lane}:{group}"));
-                let last = (from + LOOK - 1) as i64;
-                let raw: Vec<Value> =
-                    self.command("LRANGE", vec![key.into(), (from as i64).into(), last.into()]).await?;
-                if !raw.is_empty() {
-                    let next = if raw.len() == LOOK {
-                        format!("{lane_index}.{group_index}.{}", from + LOOK)
-                    } else {
-                        format!("{lane_index}.{}.0", group_index + 1)
-                    };
-                    return Ok(Look {
-                        ids: job_ids(&raw)?,
-                        place: format!("{lane_index}.{group_index}."),
-                        from,
-                        next: Some(next),
-                    });
-                }
-            }
-        }
-        Ok(Look { ids: Vec::new(), place: String::new(), from: 0, next: None })
-    }
-}
-
-/// Ids that one look found, and where: a cursor is the place and an offset in it.
-struct Look {
-    ids: Vec<JobId>,
-    place: String,
-    from: usize,
-    next: Option<String>,
-}
-
-fn job_ids(raw: &[Value]) -> Result<Vec<JobId>, QueueError> {
-    raw.iter().map(|id| JobId::from_bytes(id.as_bytes().unwrap_or_default())).collect()
 }
 
 /// The worker's number inside a fencing token.

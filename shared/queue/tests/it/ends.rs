@@ -50,7 +50,7 @@ impl Running {
     }
 }
 
-async fn calls_of(server: &Server, command: &str) -> u64 {
+pub(crate) async fn calls_of(server: &Server, command: &str) -> u64 {
     let stats: String = server.command(&["INFO", "commandstats"]).await;
     let calls =
         stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))?.split(',').next());

@@ -21,6 +21,7 @@ mod interop;
 mod lanes;
 mod layers;
 mod limits;
+mod listing;
 mod network;
 mod pressure;
 mod proxy;
