@@ -193,6 +193,7 @@ async fn work(config: Config, mut settings: Settings) -> anyhow::Result<()> {
         ),
         default_variant: config.images.default_variant.clone(),
         max_file_bytes,
+        storage_patience: config.queues.job_timeout() / 3,
     });
     shared
         .pool

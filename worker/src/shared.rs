@@ -1,7 +1,12 @@
 //! What every handler of one worker process shares.
 
 use crate::{Converter, Pool};
-use oneiro_core::{dreams::DreamStore, jobs::Queues, storage::Storage};
+use oneiro_core::{
+    dreams::DreamStore,
+    jobs::Queues,
+    storage::{Storage, StorageError},
+};
+use std::time::Duration;
 
 /// Handles, cheap to clone behind an `Arc`.
 pub struct Shared {
@@ -19,6 +24,19 @@ pub struct Shared {
     pub default_variant: String,
     /// Largest original that is read, in bytes.
     pub max_file_bytes: u64,
+    /// Longest time that one call to the storage may take. A run that waits to the end of its time is cut off, and cannot say what for.
+    pub storage_patience: Duration,
+}
+
+impl Shared {
+    /// What the storage answers, or that it did not answer in time.
+    pub(crate) async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let late = Err(StorageError::TooSlow(self.storage_patience));
+        tokio::time::timeout(self.storage_patience, call).await.unwrap_or(late)
+    }
 }
 
 /// An error with its causes in one line, for logs and job records.

@@ -5,22 +5,42 @@
 
 use crate::{Shared, jobs::go_on, shared::report};
 use apalis_fred::{JobId, Queue, State};
+use futures::{StreamExt, TryStreamExt, stream};
 use oneiro_core::dreams::{Change, Dream, DreamId, Image, ImageFailure, ImageState};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
-/// Dreams looked at in one round; each is put off by the look, so the next round takes the next ones.
+/// Entries of a list that are asked for at once; each is put off by the look, so that the next ones come next.
 const ROUND: i64 = 200;
+/// Stuck dreams that are looked at side by side.
+const LOOKS_AT_ONCE: usize = 8;
 /// Uploads may take as long as `http.request_timeout_seconds`, half of this at most; what no record names by then never gets one.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 /// No run of a job is so long that it still stores variants of an image which was deleted in its midst.
 const STORED_WITHIN: Duration = Duration::from_secs(3600);
 
-/// Sweeps until `stop`. Of all worker processes one does each round.
+/// Sweeps until `stop`: helps stuck dreams, which takes Redis only, and beside it removes what nobody needs from the storage, which may not answer.
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration, stop: CancellationToken) {
+    // A backlog has a dream on the list for each that waits for its turn: they are looked at for a third of the time, no more.
+    let helping = rounds(&shared, "sweep", interval, &stop, || help(&shared, idle, interval / 3));
+    let tidying = rounds(&shared, "tidy", interval, &stop, || tidy(&shared));
+    tokio::join!(helping, tidying);
+}
+
+/// Of all worker processes one does each round.
+async fn rounds<R: Future<Output = Result<(), AnyError>>>(
+    shared: &Shared,
+    name: &str,
+    interval: Duration,
+    stop: &CancellationToken,
+    round: impl Fn() -> R,
+) {
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(interval) => {} }
-        match shared.dreams.take_turn("sweep", interval.mul_f64(0.8)).await {
+        match shared.dreams.take_turn(name, interval.mul_f64(0.8)).await {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
@@ -31,7 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration,
         // Whatever it is at can be done again, and an object store that does not answer is not to keep the process from ending.
         tokio::select! {
             () = stop.cancelled() => return,
-            swept = round(&shared, idle) => if let Err(error) = swept {
+            swept = round() => if let Err(error) = swept {
                 tracing::warn!(error = report(error.as_ref()), "a sweep was cut short");
             }
         }
@@ -40,25 +60,42 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration, idle: Duration,
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One dream's trouble is logged and put off; it does not keep the others waiting. Those whom somebody waits for come first: they need
-/// Redis only.
-async fn round(shared: &Shared, idle: Duration) -> Result<(), AnyError> {
-    for id in shared.dreams.unsettled(idle, ROUND).await? {
-        if let Err(error) = look_at(shared, id).await {
-            warn(id, error.as_ref(), "a stuck dream could not be helped");
-            shared.dreams.touch(id).await?;
+/// One dream's trouble is logged and put off; it does not keep the others waiting.
+async fn help(shared: &Shared, idle: Duration, most: Duration) -> Result<(), AnyError> {
+    let begun = Instant::now();
+    loop {
+        let stuck = shared.dreams.unsettled(idle, ROUND).await?;
+        let is_last = (stuck.len() as i64) < ROUND;
+        let looks = stream::iter(stuck).map(Ok::<_, AnyError>);
+        looks
+            .try_for_each_concurrent(LOOKS_AT_ONCE, async |id| {
+                if let Err(error) = look_at(shared, id).await {
+                    warn(id, error.as_ref(), "a stuck dream could not be helped");
+                    shared.dreams.touch(id).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        if is_last || begun.elapsed() >= most {
+            return Ok(());
         }
     }
+}
+
+/// Where one entry fails the storage does, or it is put off: either way the others of its list come next time.
+async fn tidy(shared: &Shared) -> Result<(), AnyError> {
     for id in shared.dreams.abandoned_uploads(ABANDONED_AFTER, ROUND).await? {
         if let Err(error) = remove_abandoned(shared, id).await {
             warn(id, error.as_ref(), "an abandoned upload could not be removed");
             shared.dreams.begin_addition(id).await?;
+            break;
         }
     }
     for (id, folder) in shared.dreams.removed(STORED_WITHIN, ROUND).await? {
         if let Err(error) = remove_again(shared, id, &folder).await {
             warn(id, error.as_ref(), "what may be left of a deleted image could not be removed");
             shared.dreams.note_removed(id, &folder).await?;
+            break;
         }
     }
     Ok(())
@@ -74,7 +111,7 @@ async fn remove_again(shared: &Shared, id: DreamId, folder: &str) -> Result<(), 
     // A deletion that was given up leaves the image and its variants; one that still goes on notes them again.
     let is_there = dream.iter().flat_map(|dream| &dream.images).any(|image| image.media_prefix() == folder);
     if !is_there {
-        let removed = shared.storage.delete_prefix(folder).await?;
+        let removed = shared.in_time(shared.storage.delete_prefix(folder)).await?;
         if removed > 0 {
             tracing::info!(dream.id = id.get(), removed, "variants that outlived their image were removed");
         }
@@ -186,10 +223,14 @@ async fn settle(shared: &Shared, dream: &Dream, image: &Image, code: &str, detai
     let state = ImageState::Failed(ImageFailure { code: code.to_owned(), detail: detail.to_owned() });
     shared
         .dreams
-        .change(dream.id, |dream| match dream.settle(image.id, image.generation, state.clone()) {
-            None => Change::Keep(()),
-            Some(false) => Change::Save(()),
-            Some(true) => Change::Announce(()),
+        .change(dream.id, |dream| {
+            // Its last run may have told why it failed since the record was read, which says more.
+            let is_waiting = dream.image(image.id).is_some_and(Image::is_pending);
+            match is_waiting.then(|| dream.settle(image.id, image.generation, state.clone())).flatten() {
+                None => Change::Keep(()),
+                Some(false) => Change::Save(()),
+                Some(true) => Change::Announce(()),
+            }
         })
         .await?;
     Ok(())
@@ -199,10 +240,10 @@ async fn settle(shared: &Shared, dream: &Dream, image: &Image, code: &str, detai
 async fn remove_abandoned(shared: &Shared, id: DreamId) -> Result<(), AnyError> {
     let folder = format!("originals/{id}");
     let removed = match shared.dreams.load(id).await? {
-        None => shared.storage.delete_prefix(&folder).await?,
+        None => shared.in_time(shared.storage.delete_prefix(&folder)).await?,
         Some(dream) => {
             let is_named = |key: &str| dream.images.iter().any(|image| image.original.key == key);
-            shared.storage.delete_older(&folder, ABANDONED_AFTER, is_named).await?
+            shared.in_time(shared.storage.delete_older(&folder, ABANDONED_AFTER, is_named)).await?
         }
     };
     if removed > 0 {

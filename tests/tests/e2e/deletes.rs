@@ -90,3 +90,25 @@ async fn a_dream_is_deleted_while_its_images_are_processed() -> Result<()> {
     ada.get(&format!("/api/dreams/{id}/")).await?.expect(404)?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_dream_that_was_refused_nothing_is_left() -> Result<()> {
+    let builder = Oneiro::builder().env("ONEIRO_QUEUES_MAX_DEPTH", "1");
+    // Not by the sweep: that comes in an hour.
+    let oneiro = builder.env("ONEIRO_WORKER_SWEEP_AFTER_SECONDS", "3600").start().await?;
+    let ada = oneiro.user(1)?;
+    oneiro.image_queue().await?.pause().await?;
+    let form = |title: &str| anyhow::Ok(Form::new(title, "text").image(1, photo::jpeg(64, 48, 1)?, 0));
+    let kept = ada.dream(form("Kept")?).await?;
+    ada.post_dream(form("Refused")?).await?.expect(503)?;
+    eventually("only one is left", async || {
+        let listed = ada.get("/api/dreams/").await?.expect(200)?.json;
+        let ids: Vec<_> =
+            listed["results"].as_array().into_iter().flatten().map(|dream| dream["id"].as_u64()).collect();
+        let folders = std::fs::read_dir(oneiro.storage().join("originals"))?.count();
+        let left =
+            std::fs::read_dir(oneiro.storage().join(format!("originals/{}", kept + 1))).map_or(0, Iterator::count);
+        Ok((ids == [Some(kept)] && left == 0 && folders >= 1).then_some(()))
+    })
+    .await
+}

@@ -58,8 +58,7 @@ async fn run(args: &DeleteImages, shared: &Shared, extent: &mut Option<Extent>) 
                 // Originals of uploads that never made it into the record.
                 let prefix = format!("originals/{}", dream.id);
                 shared
-                    .storage
-                    .delete_prefix(&prefix)
+                    .in_time(shared.storage.delete_prefix(&prefix))
                     .await
                     .map_err(|error| Failure::unavailable("cannot remove originals", error))?;
             }
@@ -91,9 +90,9 @@ async fn remove(shared: &Shared, dream: &Dream, image: &Image) -> Result<(), Fai
         let noted = shared.dreams.note_removed(dream.id, &folder).await;
         noted.map_err(|error| Failure::unavailable("cannot note what is removed", error))?;
     }
-    let variants = shared.storage.delete_prefix(&folder).await;
+    let variants = shared.in_time(shared.storage.delete_prefix(&folder)).await;
     variants.map_err(|error| Failure::unavailable("cannot remove variants", error))?;
-    let original = shared.storage.delete(&image.original.key).await;
+    let original = shared.in_time(shared.storage.delete(&image.original.key)).await;
     original.map_err(|error| Failure::unavailable("cannot remove an original", error))
 }
 

@@ -25,11 +25,13 @@ pub(crate) async fn process_image(
     job: JobContext,
 ) -> Result<(), BoxDynError> {
     let started = Instant::now();
+    let cut_off = CutOff { args: &args, job: &job, started };
     let outcome = tokio::select! {
         outcome = run(&args, &shared, &job) => outcome,
         () = job.cancelled() => Err(Failure::Stopped),
     };
-    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    std::mem::forget(cut_off);
+    let duration_ms = millis(started);
     let (dream, image) = (args.dream_id.get(), args.image_id.get());
     match &outcome {
         Ok(()) => {
@@ -49,9 +51,34 @@ pub(crate) async fn process_image(
         Err(Failure::Deferred(..)) => "deferred",
         Err(Failure::Stopped) => "stopped",
     };
-    metrics::counter!("oneiro_image_runs_total", "outcome" => word).increment(1);
-    metrics::histogram!("oneiro_image_run_seconds", "outcome" => word).record(started.elapsed().as_secs_f64());
+    count(word, started);
     outcome.map_err(|failure| failure.into_error(job.attempt()))
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count(outcome: &'static str, started: Instant) {
+    metrics::counter!("oneiro_image_runs_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("oneiro_image_run_seconds", "outcome" => outcome).record(started.elapsed().as_secs_f64());
+}
+
+/// A run of which nothing more is heard: it panicked, or was dropped as its time was over or its lease was lost.
+struct CutOff<'a> {
+    args: &'a ProcessImage,
+    job: &'a JobContext,
+    started: Instant,
+}
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        tracing::warn!(
+            job.id = %self.job.id(), dream.id = self.args.dream_id.get(), image.id = self.args.image_id.get(),
+            attempt = self.job.attempt(), duration_ms = millis(self.started), "image run was cut off"
+        );
+        count("failed", self.started);
+    }
 }
 
 async fn run(args: &ProcessImage, shared: &Shared, job: &JobContext) -> Result<(), Failure> {
@@ -115,15 +142,17 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
     let size = image.original.bytes.min(shared.max_file_bytes);
     let reserved = shared.pool.reserve(size).await.map_err(|error| judge(error, job))?;
     let original =
-        shared.storage.read(&image.original.key, shared.max_file_bytes).await.map_err(|error| match error {
-            StorageError::NotFound(_) => Failure::Permanent {
-                code: "original_missing".to_owned(),
-                detail: "the uploaded file is gone from the storage".to_owned(),
-            },
-            StorageError::TooLarge { .. } => {
-                Failure::Permanent { code: "file_too_large".to_owned(), detail: error.to_string() }
+        shared.in_time(shared.storage.read(&image.original.key, shared.max_file_bytes)).await.map_err(|error| {
+            match error {
+                StorageError::NotFound(_) => Failure::Permanent {
+                    code: "original_missing".to_owned(),
+                    detail: "the uploaded file is gone from the storage".to_owned(),
+                },
+                StorageError::TooLarge { .. } => {
+                    Failure::Permanent { code: "file_too_large".to_owned(), detail: error.to_string() }
+                }
+                error => Failure::unavailable("cannot read the original", error),
             }
-            error => Failure::unavailable("cannot read the original", error),
         })?;
     let converted = convert(shared, &original).await?;
     let bytes = converted.as_ref().map_or(original, |converted| converted.bytes.clone());
@@ -224,8 +253,8 @@ async fn store(shared: &Shared, key: String, variant: Encoded) -> Result<(String
         bytes: variant.bytes.len() as u64,
         format: word(&variant),
     };
-    let stored = shared.storage.put_variant(&key, Bytes::from(variant.bytes), variant.format.mime()).await;
-    stored.map_err(|error| Failure::unavailable("cannot store a variant", error))?;
+    let stored = shared.storage.put_variant(&key, Bytes::from(variant.bytes), variant.format.mime());
+    shared.in_time(stored).await.map_err(|error| Failure::unavailable("cannot store a variant", error))?;
     metrics::counter!("oneiro_variant_bytes_total").increment(record.bytes);
     Ok((variant.name, record))
 }

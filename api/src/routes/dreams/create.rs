@@ -1,6 +1,6 @@
 //! `POST /api/dreams/`: stores the originals, writes the record, pushes the jobs, and only then answers.
 
-use super::{State, enqueue, to_its_end};
+use super::{State, delete_or_leave, enqueue, to_its_end};
 use crate::{
     ApiError,
     error::report,
@@ -66,8 +66,8 @@ async fn store(state: &State, claims: Claims, id: DreamId, mut received: Receive
     Ok(view)
 }
 
-/// The caller is about to hear that nothing was kept, so nothing should be: a record that was written is marked for deletion, which the sweep
-/// carries out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
+/// The caller is about to hear that nothing was kept, so nothing should be: a record that was written is marked for deletion, and a job is
+/// pushed for it, or the sweep carries it out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
 /// sweep, when Redis is back, either removes the originals or finishes the dream, which is on its owner's list.
 async fn withdraw(state: &State, dream: &Dream, mut received: Received) {
     let marked = state.dreams.change(dream.id, |there| {
@@ -76,7 +76,10 @@ async fn withdraw(state: &State, dream: &Dream, mut received: Received) {
         if is_ours && there.begin_delete(None) { Change::Announce(true) } else { Change::Keep(is_ours) }
     });
     match marked.await {
-        Ok((_, true)) => received.keep(),
+        Ok((marked, true)) => {
+            received.keep();
+            delete_or_leave(state, &marked).await;
+        }
         Ok((_, false)) | Err(StoreError::NotFound(_)) => drop(received),
         Err(error) => {
             received.keep();

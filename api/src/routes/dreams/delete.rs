@@ -1,6 +1,6 @@
 //! `DELETE /api/dreams/{id}/` and `DELETE /api/dreams/{id}/images/{image_id}/`: mark, push a job, answer 202; the socket tells the rest.
 
-use super::{State, own_dream, to_its_end};
+use super::{State, delete_or_leave, own_dream, to_its_end};
 use crate::{ApiError, state::Bearer};
 use oneiro_core::dreams::{Change, Dream, DreamStatus, ImageId};
 use poem::{
@@ -42,14 +42,7 @@ async fn begin(state: &State, dream: Dream, image: Option<ImageId>) -> Result<Re
             })
             .await?;
         if dream.status == DreamStatus::DeleteProcessing {
-            // The record says `delete_processing` already: what fails from here on, the sweep does within seconds.
-            let pushed = async {
-                let job = state.queues.delete(&dream).await?;
-                Ok::<(), ApiError>(state.dreams.note_delete_job(dream.id, &job.to_string()).await?)
-            };
-            if let Err(error) = pushed.await {
-                tracing::warn!(dream.id = dream.id.get(), %error, "the sweep has to push a deletion's job");
-            }
+            delete_or_leave(&state, &dream).await;
         }
         Ok(dream)
     })

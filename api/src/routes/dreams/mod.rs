@@ -42,6 +42,17 @@ async fn enqueue_or_leave(state: &AppState, dream: &Dream, ids: &[ImageId]) {
     }
 }
 
+/// Pushes the job of a deletion that the record names already: what cannot be pushed now, the sweep pushes within seconds.
+async fn delete_or_leave(state: &AppState, dream: &Dream) {
+    let pushed = async {
+        let job = state.queues.delete(dream).await?;
+        Ok::<(), ApiError>(state.dreams.note_delete_job(dream.id, &job.to_string()).await?)
+    };
+    if let Err(error) = pushed.await {
+        tracing::warn!(dream.id = dream.id.get(), %error, "the sweep has to push a deletion's job");
+    }
+}
+
 /// Runs a storing handler to its end even where the client hangs up in the middle, so that nothing is left half done.
 async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,

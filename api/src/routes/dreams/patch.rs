@@ -18,6 +18,8 @@ pub(crate) async fn patch(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<DreamView>, ApiError> {
+    // Its body is held in memory while it comes.
+    let _place = state.admit_upload(&bearer.0)?;
     state.count_call(&bearer.0).await?;
     let dream = own_dream(&state, &bearer.0, &id).await?;
     let body = tokio::time::timeout(state.config.http.request_timeout(), body.into_bytes_limit(MAX_BODY_BYTES)).await;
@@ -25,8 +27,8 @@ pub(crate) async fn patch(
         poem::error::ReadBodyError::PayloadTooLarge => ApiError::too_large(None, MAX_BODY_BYTES as u64),
         other => ApiError::malformed(other.to_string()),
     })?;
-    let body = serde_json::from_slice(&body).map_err(|_| ApiError::malformed("the body is not JSON"))?;
     let patch = parse_patch(&body, &state.config.uploads)?;
+    drop(body);
     let (dream, found) = state
         .dreams
         .change(dream.id, |dream| {

@@ -10,6 +10,9 @@ const MIN_SECRET_BYTES: usize = 32;
 /// As many parts has a form at most: two for each image, its file and what is said of it, and the texts.
 pub const MAX_PARTS: usize = 1000;
 
+/// Long enough, and enough of them, for the sweep to see each dead job of a dream.
+const MIN_DEAD_SECONDS: u64 = 600;
+const MIN_DEAD: u64 = 1_000;
 /// The program's own address space is some 30 MB, its buffers up to 100 MB.
 const MIN_ISOLATED_MB: u64 = 256;
 
@@ -130,6 +133,14 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         if value == 0 {
             errors.push(format!("{name}: must be 1 or more"));
         }
+    }
+    // The sweep asks a dead or cancelled job what became of its image: of one that is forgotten already it would make another.
+    let queues = &config.queues;
+    if queues.dead_retention_seconds < MIN_DEAD_SECONDS || queues.dead_retention_count < MIN_DEAD {
+        errors.push(format!(
+            "queues.dead_retention_seconds, queues.dead_retention_count: must be at least {MIN_DEAD_SECONDS} and {MIN_DEAD}, \
+             as dreams are told of their jobs' ends from them"
+        ));
     }
     if config.worker.isolated_memory_mb < MIN_ISOLATED_MB {
         errors.push(format!(

@@ -41,6 +41,8 @@ fn what_would_break_later_is_refused() {
         ("ONEIRO_HTTP_CORS_ORIGINS", "https://app.example/", "http.cors_origins"),
         ("ONEIRO_UPLOADS_MAX_IMAGES", "499", "uploads.max_images"),
         ("ONEIRO_WORKER_SWEEP_AFTER_SECONDS", "0", "worker.sweep_after_seconds"),
+        ("ONEIRO_QUEUES_DEAD_RETENTION_SECONDS", "599", "queues.dead_retention_seconds"),
+        ("ONEIRO_QUEUES_DEAD_RETENTION_COUNT", "999", "queues.dead_retention_count"),
     ] {
         let errors = Config::from_layers(Role::Api, None, &env(&[("JWT_SECRET", SECRET), (name, value)])).unwrap_err();
         assert!(errors.to_string().contains(told), "{told} is missing from: {errors}");

@@ -27,10 +27,12 @@ use std::time::Duration;
 
 /// A change that meets this many other writers in a row gives up. Writers of one dream are its images' workers, a handful.
 const MAX_CONFLICTS: u32 = 200;
-/// Times that a page is filled up where entries of the list have no record.
-const MAX_PAGE_READS: u32 = 20;
+/// Times that a page is filled up: sixteen entries at a time, of which some may have no record.
+const MAX_PAGE_READS: u32 = 40;
 /// Documents of one page that are read at once.
 const READS_AT_ONCE: usize = 16;
+/// A page ends with the record with which it gets this large, in bytes: the longest contents are 800 KB, and hundreds of pages are made at once.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -162,8 +164,13 @@ impl DreamStore {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Corrupt`].
     pub async fn load(&self, id: DreamId) -> Result<Option<Dream>, StoreError> {
+        Ok(self.load_sized(id).await?.map(|(dream, _)| dream))
+    }
+
+    /// A record, and how many bytes it has.
+    async fn load_sized(&self, id: DreamId) -> Result<Option<(Dream, usize)>, StoreError> {
         let document = self.broker.document(&id.channel()).await?;
-        document.map(|document| decode(id, &document.body)).transpose()
+        document.map(|document| Ok((decode(id, &document.body)?, document.body.len()))).transpose()
     }
 
     /// Reads a record and the position of its channel's last event in one step.
@@ -176,18 +183,29 @@ impl DreamStore {
         Ok((dream, position))
     }
 
-    /// The newest `limit` dreams of a user whose id is below `before`.
+    /// The newest `limit` dreams of a user whose id is below `before`; fewer where their records are large (4 MiB together): `next` tells where
+    /// to go on.
     ///
     /// # Errors
     /// As [`DreamStore::load`].
     pub async fn list(&self, owner: &UserId, limit: usize, before: Option<DreamId>) -> Result<DreamPage, StoreError> {
         let mut page = DreamPage { dreams: Vec::new(), next: before };
+        let mut bytes = 0;
         // Ids without a record, left by an outage between the two writes, are read over: a page that comes short would look like the last.
         for _ in 0..MAX_PAGE_READS {
-            let wanted = limit - page.dreams.len();
+            let wanted = (limit - page.dreams.len()).min(READS_AT_ONCE);
             let (found, next) = self.list_entries(owner, wanted, page.next).await?;
-            page.dreams.extend(found);
             page.next = next;
+            let mut found = found.into_iter().peekable();
+            while let Some((dream, size)) = found.next() {
+                bytes += size;
+                let id = dream.id;
+                page.dreams.push(dream);
+                if bytes >= PAGE_BYTES && (found.peek().is_some() || next.is_some()) {
+                    page.next = Some(id);
+                    return Ok(page);
+                }
+            }
             if page.dreams.len() >= limit || next.is_none() {
                 break;
             }
@@ -195,13 +213,13 @@ impl DreamStore {
         Ok(page)
     }
 
-    /// What is left of the next `limit` entries of an owner's list, and where to go on.
+    /// What is left of the next `limit` entries of an owner's list, each with its record's size, and where to go on.
     async fn list_entries(
         &self,
         owner: &UserId,
         limit: usize,
         before: Option<DreamId>,
-    ) -> Result<(Vec<Dream>, Option<DreamId>), StoreError> {
+    ) -> Result<(Vec<(Dream, usize)>, Option<DreamId>), StoreError> {
         let top = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
         // One more than asked for tells whether there is a next page.
         let window = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
@@ -211,10 +229,10 @@ impl DreamStore {
         ids.truncate(limit);
         let ids: Vec<DreamId> = ids.into_iter().filter_map(DreamId::new).collect();
         let next = if more { ids.last().copied() } else { None };
-        let found: Vec<Option<Dream>> =
-            stream::iter(ids).map(|id| self.load(id)).buffered(READS_AT_ONCE).try_collect().await?;
-        let dreams = found.into_iter().flatten().filter(|dream| !dream.is_deleted() && dream.owner == *owner).collect();
-        Ok((dreams, next))
+        let found: Vec<Option<(Dream, usize)>> =
+            stream::iter(ids).map(|id| self.load_sized(id)).buffered(READS_AT_ONCE).try_collect().await?;
+        let is_theirs = |(dream, _): &(Dream, usize)| !dream.is_deleted() && dream.owner == *owner;
+        Ok((found.into_iter().flatten().filter(is_theirs).collect(), next))
     }
 
     /// Changes a record: reads it, lets `change` decide, writes it unless somebody else did meanwhile, then begins again.

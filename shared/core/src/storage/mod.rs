@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+mod folder;
 mod location;
 mod upload;
 
@@ -54,6 +55,9 @@ pub enum StorageError {
     /// The store did not do it: full disk, no network, no permission. Trying again later may help.
     #[error("the object store failed")]
     Failed(#[source] object_store::Error),
+    /// The store did not do it in time. Trying again later may help.
+    #[error("the object store did not answer within {0:?}")]
+    TooSlow(Duration),
 }
 
 /// Metadata of a stored object.
@@ -204,9 +208,7 @@ impl Storage {
     /// [`StorageError::Failed`] at the first object that resists.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StorageError> {
         let deleted = self.delete_listed(prefix, |_| true).await?;
-        self.delete_leftovers(&parse_key(prefix)?).await.map_err(|error| {
-            StorageError::Failed(object_store::Error::Generic { store: "folder", source: Box::new(error) })
-        })?;
+        self.delete_leftovers(&parse_key(prefix)?).await.map_err(folder::failed)?;
         Ok(deleted)
     }
 
@@ -222,7 +224,9 @@ impl Storage {
     ) -> Result<u64, StorageError> {
         let now = SystemTime::now();
         let is_old = |meta: &ObjectMeta| now.duration_since(meta.last_modified.into()).is_ok_and(|past| past > age);
-        self.delete_listed(prefix, |meta| is_old(meta) && !is_kept(meta.location.as_ref())).await
+        let deleted = self.delete_listed(prefix, |meta| is_old(meta) && !is_kept(meta.location.as_ref())).await?;
+        self.delete_staged(&parse_key(prefix)?, age).await.map_err(folder::failed)?;
+        Ok(deleted)
     }
 
     async fn delete_listed(
@@ -242,15 +246,6 @@ impl Storage {
             self.delete(key.as_ref()).await?;
         }
         Ok(keys.len() as u64)
-    }
-
-    /// What a killed process was writing below a prefix of the local folder: files that no listing shows, under names of their own.
-    async fn delete_leftovers(&self, prefix: &Path) -> io::Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
-        match tokio::fs::remove_dir_all(folder.join(prefix.as_ref())).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
-            _ => Ok(()),
-        }
     }
 
     /// Whether the store takes and gives back a small object: what readiness asks.
@@ -385,8 +380,15 @@ mod tests {
             let file = std::fs::File::options().write(true).open(dir.path().join(key)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
         }
+        // What a killed process was writing, and what one is writing now.
+        for (name, age) in [("6-e#1", 7200), ("7-f#12", 10)] {
+            let file = std::fs::File::create(dir.path().join("originals/1").join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
         let hour = Duration::from_secs(3600);
         assert_eq!(storage.delete_older("originals/1", hour, |key| key == "originals/1/2-a").await.unwrap(), 1);
+        let is_there = |name: &str| dir.path().join("originals/1").join(name).exists();
+        assert_eq!(["6-e#1", "7-f#12"].map(is_there), [false, true]);
         for (key, is_there) in [("1/2-a", true), ("1/3-b", false), ("1/4-c", true), ("12/5-d", true)] {
             assert_eq!(storage.read(&format!("originals/{key}"), 10).await.is_ok(), is_there, "{key}");
         }
