@@ -7,7 +7,12 @@ use crate::orphan;
 use bytes::Bytes;
 use oneiro_pipeline::{Format, sniff};
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::{io, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    io,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -61,6 +66,8 @@ pub struct Converter {
 pub struct Converted {
     /// A JPEG or PNG.
     pub bytes: Bytes,
+    /// How long the file waited for its turn.
+    pub waited: Duration,
     _place: OwnedSemaphorePermit,
 }
 
@@ -78,18 +85,21 @@ impl Converter {
         sniff(bytes).is_some_and(|format| !format.is_decodable() && !matches!(format, Format::Svg | Format::Pdf))
     }
 
-    /// Runs the program on a file.
+    /// Runs the program on a file, which has `waited` for other things and waits the less for its turn.
     ///
     /// # Errors
     /// [`ConvertError`].
     ///
     /// # Cancel safety
     /// Dropped, the program and whatever it started are killed.
-    pub async fn convert(&self, original: &Bytes) -> Result<Converted, ConvertError> {
-        let place = timeout(self.wait, self.places.clone().acquire_owned()).await.map_err(|_| ConvertError::Busy)?;
+    pub async fn convert(&self, original: &Bytes, waited: Duration) -> Result<Converted, ConvertError> {
+        let begun = Instant::now();
+        let place = timeout(self.wait.saturating_sub(waited), self.places.clone().acquire_owned()).await;
+        let place = place.map_err(|_| ConvertError::Busy)?;
+        let waited = begun.elapsed();
         let place = place.map_err(|_| ConvertError::Start(io::ErrorKind::Interrupted.into()))?;
         match timeout(self.time, self.run(original)).await {
-            Ok(result) => Ok(Converted { bytes: result?, _place: place }),
+            Ok(result) => Ok(Converted { bytes: result?, waited, _place: place }),
             Err(_) => Err(ConvertError::TimedOut),
         }
     }

@@ -126,6 +126,18 @@ pub struct Reserved {
     waited: Duration,
 }
 
+impl Reserved {
+    /// How long its image has waited.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Its image has waited elsewhere for so long.
+    pub fn add_wait(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+}
+
 /// What an image holds while it is worked on. The place is taken first: an image that still waits for one keeps no pixels from others.
 struct Admitted {
     _original: Reserved,

@@ -12,7 +12,11 @@ use oneiro_core::{
     storage::StorageError,
 };
 use oneiro_pipeline::{Encoded, PIPELINE_VERSION, PipelineError, Processed};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Variants of one image that are uploaded at once.
 const UPLOADS_AT_ONCE: usize = 3;
@@ -140,7 +144,7 @@ async fn load(args: &ProcessImage, shared: &Shared) -> Result<Work, Failure> {
 async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -> Result<ImageResult, Failure> {
     // Before it is read: images that wait for their turn are not to fill the memory.
     let size = image.original.bytes.min(shared.max_file_bytes);
-    let reserved = shared.pool.reserve(size).await.map_err(|error| judge(error, job))?;
+    let mut reserved = shared.pool.reserve(size).await.map_err(|error| judge(error, job))?;
     let original =
         shared.in_time(shared.storage.read(&image.original.key, shared.max_file_bytes)).await.map_err(|error| {
             match error {
@@ -154,7 +158,8 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
                 error => Failure::unavailable("cannot read the original", error),
             }
         })?;
-    let converted = convert(shared, &original).await?;
+    let converted = convert(shared, &original, reserved.waited()).await?;
+    reserved.add_wait(converted.as_ref().map_or(Duration::ZERO, |converted| converted.waited));
     let bytes = converted.as_ref().map_or(original, |converted| converted.bytes.clone());
     let processed = shared.pool.process_reserved(bytes, reserved).await.map_err(|error| judge(error, job))?;
     drop(converted);
@@ -162,11 +167,11 @@ async fn make(shared: &Shared, job: &JobContext, dream: &Dream, image: &Image) -
 }
 
 /// The file as one that the pipeline decodes, where it is not and a converter is configured.
-async fn convert(shared: &Shared, original: &Bytes) -> Result<Option<Converted>, Failure> {
+async fn convert(shared: &Shared, original: &Bytes, waited: Duration) -> Result<Option<Converted>, Failure> {
     let Some(converter) = shared.converter.as_ref().filter(|_| Converter::is_for(original)) else {
         return Ok(None);
     };
-    converter.convert(original).await.map(Some).map_err(|error| match error {
+    converter.convert(original, waited).await.map(Some).map_err(|error| match error {
         ConvertError::Start(_) => Failure::unavailable("cannot convert the original", error),
         ConvertError::Busy => Failure::Deferred(error.to_string()),
         error => Failure::Permanent { code: "converter_failed".to_owned(), detail: capitalised(&error.to_string()) },

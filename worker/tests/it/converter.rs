@@ -30,7 +30,7 @@ async fn run(text: &str, arguments: &[&str], time: Duration) -> Result<Bytes, Co
     command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
     Converter::new(&command, time, PATIENCE, 1000, 2)
         .expect("a command")
-        .convert(&original())
+        .convert(&original(), Duration::ZERO)
         .await
         .map(|converted| converted.bytes)
 }
@@ -61,7 +61,7 @@ async fn every_failure_is_told() {
     // More than a pipe holds on standard error is no reason to hang.
     assert_eq!(run("yes complaint | head -c 300000 >&2; tail -c +9", &[], PATIENCE).await.expect("a PNG"), PNG);
     let missing = Converter::new(&["/nowhere/convert".to_owned()], PATIENCE, PATIENCE, 1000, 1).expect("a command");
-    assert!(matches!(missing.convert(&original()).await, Err(ConvertError::Start(_))));
+    assert!(matches!(missing.convert(&original(), Duration::ZERO).await, Err(ConvertError::Start(_))));
     assert!(Converter::new(&[], PATIENCE, PATIENCE, 1000, 1).is_none());
 }
 
@@ -73,11 +73,26 @@ async fn a_file_waits_so_long_for_its_turn() {
     let original = original();
     tokio::select! {
         biased;
-        _ = converter.convert(&original) => panic!("it hangs"),
+        _ = converter.convert(&original, Duration::ZERO) => panic!("it hangs"),
         second = async {
             // Behind the first, which was asked before.
             tokio::task::yield_now().await;
-            converter.convert(&original).await
+            converter.convert(&original, Duration::ZERO).await
+        } => assert!(matches!(second, Err(ConvertError::Busy))),
+    }
+}
+
+#[tokio::test]
+async fn what_a_file_waited_for_before_is_taken_off_its_time() {
+    let command = ["/bin/sh", "-c", "cat >/dev/null; sleep 1000"].map(str::to_owned);
+    let converter = Converter::new(&command, PATIENCE, PATIENCE, 1000, 1).expect("a command");
+    let original = original();
+    tokio::select! {
+        biased;
+        _ = converter.convert(&original, Duration::ZERO) => panic!("it hangs"),
+        second = async {
+            tokio::task::yield_now().await;
+            converter.convert(&original, PATIENCE - Duration::from_millis(50)).await
         } => assert!(matches!(second, Err(ConvertError::Busy))),
     }
 }
