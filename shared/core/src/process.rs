@@ -50,12 +50,21 @@ where
 
 /// Waits for SIGTERM or Ctrl-C; a second one ends the process at once.
 ///
+/// Not the first SIGTERM behind Ctrl-C: a terminal interrupts every process of its group, and a process manager in it, such as Foreman,
+/// then asks those that it started to stop, which is the same wish once more.
+///
 /// # Errors
 /// Where the system does not let the process listen for signals.
 pub async fn stop_signal() -> std::io::Result<()> {
     let mut signals = Signals::listen()?;
-    signals.next().await;
-    tokio::spawn(signals.end_at_next());
+    let first = signals.next().await;
+    tokio::spawn(async move {
+        let second = signals.next().await;
+        if (first, second) == (SignalKind::interrupt(), SignalKind::terminate()) {
+            signals.next().await;
+        }
+        end_at_once();
+    });
     Ok(())
 }
 
@@ -64,8 +73,17 @@ pub async fn stop_signal() -> std::io::Result<()> {
 /// # Errors
 /// As [`stop_signal`].
 pub fn end_at_signal() -> std::io::Result<()> {
-    tokio::spawn(Signals::listen()?.end_at_next());
+    let mut signals = Signals::listen()?;
+    tokio::spawn(async move {
+        signals.next().await;
+        end_at_once();
+    });
     Ok(())
+}
+
+fn end_at_once() -> ! {
+    tracing::warn!("stopping at once");
+    std::process::exit(1);
 }
 
 /// SIGTERM and Ctrl-C.
@@ -79,14 +97,13 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
-    }
-
-    async fn end_at_next(mut self) {
-        self.next().await;
-        tracing::warn!("stopping at once");
-        std::process::exit(1);
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            // A busy process may find both at once: then Ctrl-C was first.
+            biased;
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        }
     }
 }
 
