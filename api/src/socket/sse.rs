@@ -351,9 +351,9 @@ impl Stream {
 }
 
 /// As sockets answer a subscription of which parts are refused.
-fn hello(channels: &[ChannelName], rejected: &[ChannelName]) -> Bytes {
+fn hello(channels: &[ChannelName], refused: &[asked::Refused<'_>]) -> Bytes {
     let refused: Vec<_> =
-        rejected.iter().map(|channel| serde_json::json!({ "channel": channel, "reason": "forbidden" })).collect();
+        refused.iter().map(|(name, reason)| serde_json::json!({ "channel": name, "reason": reason })).collect();
     let frame = serde_json::json!({ "type": "subscription_success", "channels": channels, "rejected": refused });
     let mut out = Vec::new();
     write_data(frame.to_string().as_bytes(), &mut out);

@@ -225,3 +225,27 @@ async fn pages_of_other_origins_get_no_stream() {
         assert_eq!(answer.status, status, "{headers:?}");
     }
 }
+
+#[tokio::test]
+async fn names_that_a_stream_cannot_have_keep_it_from_no_other() {
+    let redis = Redis::start().await;
+    let settings = RealtimeSettings { max_channels: 1, ..settings() };
+    let node = Node::start(&redis, settings).await;
+    let token = token(1);
+    // What every user has does not count, as on the sockets.
+    let names = "alerts,orders,user_1,no%20name,post_1,user_2,post_2,post_1";
+    let mut answer = ask(&node, &format!("channels={names}&token={token}"), &[]).await;
+    assert_eq!(answer.status, 200);
+    let lines = answer.line_with("subscription_success").await;
+    let hello = lines.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let hello: Value = serde_json::from_str(hello).unwrap();
+    let refused = [("no name", "invalid_name"), ("user_2", "forbidden"), ("post_2", "too_many")];
+    let refused = refused.map(|(channel, reason)| json!({ "channel": channel, "reason": reason }));
+    assert_eq!(hello["rejected"], json!(refused));
+    assert_eq!(hello["channels"], json!(["alerts", "user_1", "orders", "post_1"]));
+    node.publish(json!({ "type": "edited", "channel": "post_1", "data": {} })).await;
+    answer.line_with("edited").await;
+    for (names, status) in [("no%20name", 400), ("no%20name,user_2", 403)] {
+        assert_eq!(ask(&node, &format!("channels={names}&token={token}"), &[]).await.status, status, "{names}");
+    }
+}

@@ -13,46 +13,61 @@ use oneiro_core::auth::Claims;
 use oneiro_events::{ChannelName, Position};
 use std::collections::BTreeMap;
 
-/// What the stream carries, and the names that it may not: one of these does not keep it from the others.
-pub(super) async fn channels(
+/// A name that the stream does not carry, and why: in the words of the sockets' `rejected`.
+pub(super) type Refused<'a> = (&'a str, &'static str);
+
+/// What the stream carries, and the names that it does not: one of these does not keep it from the others.
+pub(super) async fn channels<'a>(
     ctx: &SocketContext,
-    wanted: &str,
+    wanted: &'a str,
     claims: &Claims,
-) -> Result<(Vec<ChannelName>, Vec<ChannelName>), ApiError> {
+) -> Result<(Vec<ChannelName>, Vec<Refused<'a>>), ApiError> {
     let own = user_channel(&claims.user_id);
     if wanted.trim().is_empty() {
         let shared = SHARED.iter().map(|name| name.parse().expect("a constant name"));
         return Ok((shared.chain([own]).collect(), Vec::new()));
     }
-    let (mut channels, mut refused): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
+    let (mut channels, mut refused): (Vec<ChannelName>, Vec<Refused<'a>>) = Default::default();
+    // As on the sockets, what every user has does not count.
+    let mut chosen = 0;
     for name in names(wanted) {
-        let channel: ChannelName =
-            name.parse().map_err(|_| http::wrong("channels", "must be names separated by commas"))?;
+        let Ok(channel) = name.parse::<ChannelName>() else {
+            refused.push((name, "invalid_name"));
+            continue;
+        };
         let is_granted = match access(&channel, claims, &ctx.settings) {
             Access::Granted => true,
             Access::Denied => false,
             Access::IfDream(id) => ctx.dreams.load(id).await?.is_some_and(|dream| dream.is_visible_to(claims)),
         };
         if !is_granted {
-            refused.push(channel);
+            refused.push((name, "forbidden"));
             continue;
         }
         if own_kind(name).is_some() && !channels.contains(&own) {
             channels.push(own.clone());
         }
-        if !channels.contains(&channel) {
-            channels.push(channel);
+        if channels.contains(&channel) {
+            continue;
         }
-    }
-    if channels.len() > ctx.settings.max_channels {
-        return Err(http::wrong("channels", "are too many for one stream"));
-    }
-    match refused.first() {
-        Some(channel) if channels.is_empty() => {
-            Err(rejected("forbidden", http::forbidden(&format!("the channel `{channel}` is not yours to read"))))
+        if channel != own && !SHARED.contains(&name) {
+            if chosen >= ctx.settings.max_channels {
+                refused.push((name, "too_many"));
+                continue;
+            }
+            chosen += 1;
         }
-        _ => Ok((channels, refused)),
+        channels.push(channel);
     }
+    if channels.is_empty() {
+        return Err(match refused.iter().find(|(_, reason)| *reason == "forbidden") {
+            Some((name, _)) => {
+                rejected("forbidden", http::forbidden(&format!("the channel `{name}` is not yours to read")))
+            }
+            None => http::wrong("channels", "must be names separated by commas"),
+        });
+    }
+    Ok((channels, refused))
 }
 
 fn names(wanted: &str) -> impl Iterator<Item = &str> {
