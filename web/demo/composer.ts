@@ -48,7 +48,8 @@ export class Composer {
     this.title.addEventListener("input", () => this.edited());
     this.content.addEventListener("input", () => this.edited());
     this.files.addEventListener("change", () => {
-      this.photos.add([...(this.files.files ?? [])]);
+      // The dialog may have been opened before the upload began.
+      if (this.sending === null) this.photos.add([...(this.files.files ?? [])]);
       // The same file may be chosen again.
       this.files.value = "";
     });
@@ -56,11 +57,16 @@ export class Composer {
       const files = [...(event.clipboardData?.files ?? [])];
       if (files.length > 0) {
         event.preventDefault();
-        this.photos.add(files);
+        if (this.sending === null) this.photos.add(files);
       }
     });
-    byId("cancel-upload", HTMLButtonElement).addEventListener("click", () => this.sending?.abort());
+    byId("cancel-upload", HTMLButtonElement).addEventListener("click", () => this.cancel());
     this.acceptDrops();
+  }
+
+  /** Ends an upload that is under way, as when signing out: whoever signs in next is not shown its dream. */
+  cancel(): void {
+    this.sending?.abort();
   }
 
   private edited(): void {
@@ -71,6 +77,7 @@ export class Composer {
   }
 
   private keepDraft(): void {
+    this.photos.keep();
     const draft = { title: this.title.value, content: this.content.value };
     const isKept = saveDraft(draft);
     const isEmpty = draft.title === "" && draft.content === "";
@@ -129,13 +136,14 @@ export class Composer {
       );
     this.sending = null;
     this.showSending(false);
-    if ("dream" in sent) {
+    // Whatever came of it: the answer may have been there, and its sender gone.
+    if (sending.signal.aborted) {
+      announce(texts.uploadCancelled);
+    } else if ("dream" in sent) {
       // The form is small again before anybody scrolls to the dream.
       this.reset();
       announce(texts.saved(sent.dream.title));
       this.onSaved(sent.dream, expected);
-    } else if (sent.error instanceof ApiError && sent.error.code === "aborted") {
-      announce(texts.uploadCancelled);
     } else {
       this.showError(sent.error);
     }

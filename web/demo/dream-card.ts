@@ -132,7 +132,7 @@ export class DreamCard {
     if (this.isSettled || this.socket === null || isLive(this.socket.status)) return;
     try {
       const dream = await this.services.api.get(this.id);
-      if (this.isDone || isLive(this.socket.status)) return;
+      if (this.isDone || this.socket === null || isLive(this.socket.status) || this.isOutdated(dream)) return;
       const before = this.dream.images_status.status;
       this.dream = dream;
       this.changed(before);
@@ -141,9 +141,19 @@ export class DreamCard {
     }
   }
 
+  /** A socket that was live while REST was asked may have told what came later. */
+  private isOutdated({ images_status: { version } }: Dream): boolean {
+    return typeof version === "number" && version < (this.dream.images_status.version ?? 0);
+  }
+
   private async retry(): Promise<void> {
     await this.act(async () => {
       await this.services.api.retryImages(this.id);
+      if (this.socket !== null && isLive(this.socket.status)) return;
+      // No event tells of it, and REST is asked only while something is under way.
+      const before = this.dream.images_status.status;
+      this.setStatus("processing");
+      this.changed(before);
     });
   }
 

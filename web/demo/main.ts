@@ -19,7 +19,7 @@ const session = new Session(() => showSignIn(texts.sessionExpired));
 const api = createDreamsApi({ token: session.token });
 const journal = new Journal(api, session.token);
 const signIn = new SignIn(session, showApp);
-new Composer(api, (dream, expected) => journal.add(dream, expected));
+const composer = new Composer(api, (dream, expected) => journal.add(dream, expected));
 
 signOut.addEventListener("click", () => {
   session.signOut();
@@ -30,6 +30,7 @@ if (session.isSignedIn) showApp();
 else showSignIn(null);
 
 function showSignIn(problem: string | null): void {
+  composer.cancel();
   journal.clear();
   appView.hidden = true;
   signInView.hidden = false;

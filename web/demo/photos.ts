@@ -22,6 +22,8 @@ export class Photos {
   private photos: Photo[] = [];
   private content = "";
   private nextKey = 0;
+  /** The text has moved photos since they were kept. */
+  private isToKeep = false;
   private readonly list = byId("photos", HTMLElement);
 
   constructor(
@@ -61,9 +63,18 @@ export class Photos {
   /** Tells that the text has changed, so that photos stay at their words. */
   follow(content: string): void {
     if (content === this.content) return;
-    for (const photo of this.photos) photo.position = movedPosition(this.content, content, photo.position);
+    for (const photo of this.photos) {
+      const position = movedPosition(this.content, content, photo.position);
+      this.isToKeep ||= position !== photo.position;
+      photo.position = position;
+    }
     this.content = content;
-    if (this.photos.length > 0) this.changed(true);
+    if (this.photos.length > 0) this.changed(false);
+  }
+
+  /** Keeps the places to which the text has moved photos: a whole draft's photos are too much to write at every key. */
+  keep(): void {
+    if (this.isToKeep) this.save();
   }
 
   /** Forgets all photos. The previews stay valid for whoever took {@link expected} before. */
@@ -107,7 +118,12 @@ export class Photos {
   private changed(isWorthKeeping: boolean): void {
     this.render();
     this.onChange();
-    if (isWorthKeeping) savePhotos(this.sorted().map(({ file, position }) => ({ file, position })));
+    if (isWorthKeeping) this.save();
+  }
+
+  private save(): void {
+    this.isToKeep = false;
+    savePhotos(this.sorted().map(({ file, position }) => ({ file, position })));
   }
 
   private render(): void {

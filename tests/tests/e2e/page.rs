@@ -122,3 +122,147 @@ async fn the_page_shows_why_a_photo_was_refused_and_lives_through_a_restart() ->
     browser.screenshot("2-after-the-restart.png").await?;
     Ok(())
 }
+
+/// Makes WebSockets that never open, as behind a proxy that swallows them, and leaves it to the test to play their server.
+const SILENT_SOCKETS: &str =
+    "window.sockets = []; window.WebSocket = class { constructor() { sockets.push(this); } send() {} close() {} }; 0";
+
+const STATUS: &str = "document.querySelector('[data-testid=dream]')?.dataset.status";
+
+/// Sends a dream with a file that is no picture.
+async fn send_broken(browser: &mut Browser, oneiro: &Oneiro) -> Result<()> {
+    let broken = oneiro.artifacts().path("broken.png");
+    std::fs::write(&broken, crate::dreams::noise_in_a_png()?)?;
+    browser.fill("#title", "Broken").await?;
+    browser.choose_files("#files", std::slice::from_ref(&broken)).await?;
+    browser.click("#submit").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processing_again_is_seen_where_no_socket_opens() -> Result<()> {
+    let mut oneiro = Oneiro::builder().env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    browser.evaluate(SILENT_SOCKETS).await?;
+    send_broken(&mut browser, &oneiro).await?;
+    browser.wait_for(&format!("{STATUS} === 'failed'")).await?;
+    oneiro.worker(0)?.terminate()?;
+    oneiro.worker(0)?.ended().await?;
+    browser.click("[data-testid=retry-dream]").await?;
+    browser.wait_for(&format!("{STATUS} === 'processing'")).await?;
+    oneiro.start_worker()?;
+    browser.wait_for(&format!("{STATUS} === 'failed'")).await?;
+    browser.expect_no_problems()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_older_than_what_a_socket_told_is_dropped() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    browser.evaluate(SILENT_SOCKETS).await?;
+    send_broken(&mut browser, &oneiro).await?;
+    browser.wait_for(&format!("{STATUS} === 'processing'")).await?;
+    // The page asks, and before the answer arrives a socket opens, tells the end and breaks.
+    browser
+        .evaluate(
+            "(() => { window.held = []; const fetched = window.fetch; window.fetch = async (...asked) => { const answer = await fetched(...asked); \
+             await new Promise((go) => held.push(go)); return answer; }; })()",
+        )
+        .await?;
+    browser.wait_for("held.length > 0").await?;
+    browser
+        .evaluate(
+            "(() => { const socket = sockets.findLast(({ onopen }) => onopen != null); socket.onopen({}); \
+             const id = Number(document.querySelector('[data-testid=dream]').dataset.dreamId); \
+             const tell = (frame) => socket.onmessage({ data: JSON.stringify({ dream_id: id, ...frame }) }); \
+             tell({ type: 'connection_established', message: 'hello' }); \
+             tell({ type: 'image_update', status: 'completed', images: [], timestamp: 1, version: 99 }); \
+             socket.onclose({ code: 1006, reason: '' }); })()",
+        )
+        .await?;
+    browser.wait_for(&format!("{STATUS} === 'completed'")).await?;
+    let status = browser
+        .evaluate(&format!(
+            "(held.forEach((go) => go()), new Promise((told) => setTimeout(told, 500)).then(() => {STATUS}))"
+        ))
+        .await?;
+    assert_eq!(status, "completed");
+    browser.expect_no_problems()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_takes_no_more_photos_and_is_not_shown_to_the_next_user() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    // The answer to the upload arrives when the test says so.
+    browser
+        .evaluate(
+            "(() => { const send = XMLHttpRequest.prototype.send; XMLHttpRequest.prototype.send = function (body) { const told = this.onload; \
+             this.onload = (event) => { window.release = () => told.call(this, event); }; send.call(this, body); }; })()",
+        )
+        .await?;
+    browser.fill("#title", "Ada's").await?;
+    browser.click("#submit").await?;
+    browser.wait_for("window.release !== undefined").await?;
+
+    // By the clipboard, and by a dialog that was left open.
+    browser
+        .evaluate(
+            "(() => { const late = new DataTransfer(); late.items.add(new File(['x'], 'late.png', { type: 'image/png' })); \
+             const paste = new ClipboardEvent('paste', { clipboardData: late, bubbles: true, cancelable: true }); \
+             document.querySelector('#content').dispatchEvent(paste); \
+             const input = document.querySelector('#files'); input.files = late.files; input.dispatchEvent(new Event('change')); })()",
+        )
+        .await?;
+    let photos =
+        "document.querySelectorAll('[data-testid=photo]').length + document.querySelector('#files').files.length";
+    assert_eq!(browser.evaluate(photos).await?, 0, "nothing is taken that would not be sent");
+
+    browser.click("#sign-out").await?;
+    browser.fill("#user-id", "2").await?;
+    browser.fill("#username", "bob").await?;
+    browser.click("#sign-in").await?;
+    browser.wait_for("document.querySelector('#journal-empty')?.offsetParent != null").await?;
+    let shown = browser
+        .evaluate(
+            "(release(), new Promise((told) => setTimeout(told, 500)).then(() => document.querySelectorAll('[data-testid=dream]').length))",
+        )
+        .await?;
+    assert_eq!(shown, 0, "Bob sees no dream of Ada's");
+    browser.wait_for("document.querySelector('#upload').hidden").await?;
+    browser.expect_no_problems()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn typing_writes_photos_only_where_it_moves_them() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    browser
+        .evaluate(
+            "(() => { window.puts = 0; const put = IDBObjectStore.prototype.put; \
+             IDBObjectStore.prototype.put = function (...stored) { window.puts += 1; return put.apply(this, stored); }; \
+             window.type = (make) => { const content = document.querySelector('#content'); content.value = make(content.value); \
+             content.dispatchEvent(new Event('input')); }; })()",
+        )
+        .await?;
+    browser.fill("#content", "The sea was warm.").await?;
+    browser.evaluate("document.querySelector('#content').setSelectionRange(3, 3)").await?;
+    let photo = oneiro.artifacts().path("sea.jpg");
+    std::fs::write(&photo, photo::jpeg(64, 48, 1)?)?;
+    browser.choose_files("#files", std::slice::from_ref(&photo)).await?;
+    browser.wait_for("window.puts === 1").await?;
+    // Keys at some distance, for writes that wait for another are one; then longer than the pause after which a draft is kept.
+    let typed = async |browser: &mut Browser, make: &str| {
+        let keys = format!(
+            "(async () => {{ for (let key = 0; key < 10; key += 1) {{ type({make}); await new Promise((go) => setTimeout(go, 20)); }} \
+             await new Promise((go) => setTimeout(go, 1000)); return puts; }})()"
+        );
+        browser.evaluate(&keys).await
+    };
+    assert_eq!(typed(&mut browser, "(text) => `${text}!`").await?, 1, "behind the photo");
+    assert_eq!(typed(&mut browser, "(text) => `!${text}`").await?, 2, "before the photo, once for all keys");
+    browser.expect_no_problems()
+}
