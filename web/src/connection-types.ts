@@ -128,8 +128,8 @@ export interface Dialect<In, Out> {
   readonly hasWelcome: boolean;
   /** Reads one frame. Never throws. */
   parse(text: string): Parsed<In>;
-  /** The application-level ping. */
-  ping(): Out;
-  /** True for the answer to a ping. */
-  isPong(frame: In): boolean;
+  /** The application-level ping, whose timestamp is this time in milliseconds. */
+  ping(stampMs: number): Out;
+  /** The timestamp in the answer to a ping; `null` for every other frame. */
+  pongOf(frame: In): number | string | null;
 }

@@ -54,7 +54,7 @@ export class Connection<In, Out> {
     this.heartbeat = new Heartbeat({
       intervalMs: options.heartbeatMs ?? HEARTBEAT_MS,
       timeoutMs: options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS,
-      sendPing: () => this.write(dialect.ping()),
+      sendPing: (stampMs) => this.write(dialect.ping(stampMs)),
       onDead: () => this.lost({ code: 1006, reason: "heartbeat timeout" }),
     });
   }
@@ -212,7 +212,7 @@ export class Connection<In, Out> {
       this.attempt = 0;
       this.hasFreshToken = false;
     }
-    if (this.dialect.isPong(parsed.frame)) this.heartbeat.answered();
+    this.heartbeat.answered(this.dialect.pongOf(parsed.frame));
     if (run === this.run) this.frames.emit(parsed.frame);
   }
 

@@ -33,8 +33,8 @@ function dialect(options: DreamImagesOptions): Dialect<DreamServerFrame, DreamCl
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connection_established",
     parse: parseDreamFrame,
-    isPong: (frame) => frame.type === "pong",
-    ping: () => ({ type: "ping", timestamp: Date.now() }),
+    pongOf: (frame) => (frame.type === "pong" ? frame.timestamp : null),
+    ping: (stampMs) => ({ type: "ping", timestamp: stampMs }),
   };
 }
 

@@ -144,7 +144,8 @@ export function dreamForm(dream: NewDream): Blob {
 
 function imageFields(images: readonly NewImage[]): FormField[] {
   return images.flatMap(({ file, name, position }, index): FormField[] => {
-    const fileName = name ?? (file instanceof File ? file.name : `image_${index}`);
+    // Not by `instanceof`: Node 18 has no global `File`.
+    const fileName = name ?? ("name" in file && isString(file.name) ? file.name : `image_${index}`);
     const photo = { name: `imageFile_${index}`, file, fileName };
     if (position === undefined) return [photo];
     // The position goes first, so that a server that streams the body knows it before the photo's bytes.

@@ -8,7 +8,8 @@ export interface HeartbeatOptions {
   readonly intervalMs: number;
   /** A ping after which nothing at all arrives for so long means that the connection is dead. */
   readonly timeoutMs: number;
-  readonly sendPing: () => void;
+  /** `stampMs` goes with the ping and comes back with its answer: the time, or a little later, and never the same twice. */
+  readonly sendPing: (stampMs: number) => void;
   /** Called once per {@link Heartbeat.start}, at the earliest `timeoutMs` after a ping. */
   readonly onDead: () => void;
 }
@@ -17,8 +18,9 @@ export interface HeartbeatOptions {
 export class Heartbeat {
   private pingTimer: Timer | undefined;
   private deadTimer: Timer | undefined;
+  private lastStampMs = 0;
   /** Pings that await their answer, oldest first, each with who waits for it. */
-  private waiting: ((isAnswered: boolean) => void)[] = [];
+  private waiting: { readonly stampMs: number; readonly tell: (isAnswered: boolean) => void }[] = [];
 
   constructor(private readonly options: HeartbeatOptions) {}
 
@@ -34,7 +36,7 @@ export class Heartbeat {
     this.heard();
     const { waiting } = this;
     this.waiting = [];
-    for (const tell of waiting) tell(false);
+    for (const { tell } of waiting) tell(false);
   }
 
   /** Something arrived, whatever it was: the connection lives. */
@@ -43,15 +45,22 @@ export class Heartbeat {
     this.deadTimer = undefined;
   }
 
-  /** A pong arrived. A server answers in order, so it belongs to the oldest ping. */
-  answered(): void {
-    this.waiting.shift()?.(true);
+  /**
+   * A pong with this timestamp arrived; `null`: no pong. A server answers in order, so older pings get no answer of their own any
+   * more: those that come too fast are refused. One without a ping's stamp, as from a server that tells its own time, is for the oldest.
+   */
+  answered(timestamp: number | string | null): void {
+    if (timestamp === null) return;
+    const stampMs = typeof timestamp === "string" ? Date.parse(timestamp) : timestamp;
+    const at = this.waiting.findIndex((ping) => ping.stampMs === stampMs);
+    for (const { tell } of this.waiting.splice(0, Math.max(at, 0) + 1)) tell(true);
   }
 
   /** Pings at once; `tell` hears whether it was answered before the connection ended. */
   ping(tell: (isAnswered: boolean) => void = () => undefined): void {
-    this.waiting.push(tell);
-    this.options.sendPing();
+    this.lastStampMs = Math.max(Date.now(), this.lastStampMs + 1);
+    this.waiting.push({ stampMs: this.lastStampMs, tell });
+    this.options.sendPing(this.lastStampMs);
     // One clock for unanswered pings: a second ping must not give a dead connection more time.
     this.deadTimer ??= setTimeout(() => this.options.onDead(), this.options.timeoutMs);
   }

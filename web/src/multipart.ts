@@ -14,8 +14,7 @@ export type FormField =
 /** The body; its `type` is the Content-Type to send, boundary included. */
 export function multipartBody(fields: readonly FormField[]): Blob {
   // Random enough never to occur inside a photo: 128 bits.
-  const random = crypto.getRandomValues(new Uint32Array(4));
-  const boundary = `oneiro-${[...random].map((word) => word.toString(16).padStart(8, "0")).join("")}`;
+  const boundary = `oneiro-${Array.from({ length: 4 }, randomWord).join("")}`;
   const parts: BlobPart[] = [];
   for (const field of fields) {
     const disposition = `--${boundary}\r\nContent-Disposition: form-data; name="${escaped(field.name)}"`;
@@ -28,6 +27,12 @@ export function multipartBody(fields: readonly FormField[]): Blob {
   }
   parts.push(`--${boundary}--\r\n`);
   return new Blob(parts, { type: `multipart/form-data; boundary=${boundary}` });
+}
+
+/** 32 bits in hex; Node 18 has no `crypto` of browsers. */
+function randomWord(): string {
+  const word = globalThis.crypto?.getRandomValues(new Uint32Array(1))[0] ?? Math.floor(Math.random() * 2 ** 32);
+  return word.toString(16).padStart(8, "0");
 }
 
 /** Names as browsers escape them (HTML standard, same section). */

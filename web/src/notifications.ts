@@ -32,8 +32,8 @@ function dialect(options: NotificationsOptions): Dialect<NotificationsServerFram
     hasWelcome: false,
     isWelcome: () => false,
     parse: parseNotificationsFrame,
-    isPong: (frame) => frame.type === "pong",
-    ping: () => ({ type: "ping" }),
+    pongOf: (frame) => (frame.type === "pong" ? frame.timestamp : null),
+    ping: (stampMs) => ({ type: "ping", timestamp: new Date(stampMs).toISOString() }),
   };
 }
 

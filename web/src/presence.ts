@@ -27,8 +27,8 @@ function dialect(options: PresenceOptions): Dialect<PresenceServerFrame, Presenc
     hasWelcome: true,
     isWelcome: (frame) => frame.type === "connected",
     parse: parsePresenceFrame,
-    isPong: (frame) => frame.type === "pong",
-    ping: () => ({ type: "ping", timestamp: new Date().toISOString() }),
+    pongOf: (frame) => (frame.type === "pong" ? frame.timestamp : null),
+    ping: (stampMs) => ({ type: "ping", timestamp: new Date(stampMs).toISOString() }),
   };
 }
 

@@ -124,6 +124,11 @@ export class Replay<Event extends Positioned> {
     this.points.set(channel, point);
   }
 
+  /** Goes back to `point` where `channel` is beyond it: what came after it is to be delivered once more. */
+  rewind(channel: string, point: HistoryPoint): void {
+    if (this.isOld(channel, point)) this.points.set(channel, point);
+  }
+
   forget(channel: string): void {
     this.points.delete(channel);
     this.floors.delete(channel);

@@ -56,13 +56,21 @@ export abstract class ReplayingSocket<
   protected abstract isEvent(frame: In | ResumeFailedFrame): frame is Event;
 
   /**
-   * Asks for what came after `point` in a channel that this connection has: the missed events arrive as if live, after a
-   * `resumed` or `resume_failed`. `false` unless open.
+   * Asks for what came after `point` in a channel that this connection has, default the user's own: the missed events arrive as if live,
+   * after a `resumed` or `resume_failed`, those too that were delivered before. `false` unless open.
    */
-  resume(point: HistoryPoint, channel?: string): boolean {
+  resume(point: HistoryPoint, channel: string | undefined = this.ownChannel(point)): boolean {
+    if (this.status.state !== ConnectionState.Open) return false;
     const { epoch, seq } = point;
-    const named = channel === undefined ? {} : { channel };
-    return this.askReplay([{ type: "resume", ...named, epoch, seq }], channel === undefined ? [] : [channel]);
+    // Only the server knows the name of a channel of which it has told nothing yet.
+    if (channel === undefined) return this.connection.send({ type: "resume", epoch, seq });
+    this.replay.rewind(channel, point);
+    return this.askReplay([{ type: "resume", channel, epoch, seq }], [channel]);
+  }
+
+  /** The user's own channel, as far as its history is the one of `point`. */
+  private ownChannel({ epoch }: HistoryPoint): string | undefined {
+    return this.replay.channels().find((channel) => isOwnChannel(channel) && this.replay.point(channel)?.epoch === epoch);
   }
 
   /** Acknowledges everything up to `seq`. `false` unless open. */

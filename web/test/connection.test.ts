@@ -11,6 +11,7 @@ import {
   type DreamImagesOptions,
   type TokenRequest,
 } from "../src/index.js";
+import { Heartbeat } from "../src/heartbeat.js";
 import { first, SocketServer, webSocket, type Peer } from "./socket-server.js";
 
 const server = await SocketServer.start();
@@ -293,6 +294,28 @@ describe("the heartbeat", () => {
     assert.deepEqual(status.close, { code: 1006, reason: "heartbeat timeout" });
     await welcomed();
     socket.close();
+  });
+
+  it("takes an answer for its own ping and for older ones, which were refused", () => {
+    const sent: number[] = [];
+    const heartbeat = new Heartbeat({
+      intervalMs: 60_000,
+      timeoutMs: 60_000,
+      sendPing: (stampMs) => sent.push(stampMs),
+      onDead: () => assert.fail("nothing is dead"),
+    });
+    const told: string[] = [];
+    for (const name of ["a", "b", "c", "d"]) heartbeat.ping((isAnswered) => told.push(`${name} ${String(isAnswered)}`));
+    assert.equal(new Set(sent).size, 4);
+    heartbeat.answered(sent[1] ?? null);
+    assert.deepEqual(told, ["a true", "b true"]);
+    heartbeat.answered(null);
+    // Of a server that does not echo.
+    heartbeat.answered(new Date(0).toISOString());
+    assert.deepEqual(told.slice(2), ["c true"]);
+    heartbeat.answered(new Date(sent[3] ?? 0).toISOString());
+    heartbeat.stop();
+    assert.deepEqual(told.slice(3), ["d true"]);
   });
 
   it("answers the server's ping with the same timestamp", async () => {

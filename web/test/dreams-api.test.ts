@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:net";
 import { describe, it } from "node:test";
 import { ApiError, createDreamsApi, type Dream, type TokenRequest } from "../src/index.js";
+import { dreamForm } from "../src/dreams-api.js";
 import { partsOf, startHttp, type Answer } from "./http-server.js";
 
 const DREAM: Dream = {
@@ -71,6 +72,22 @@ describe("creating a dream", () => {
       ],
     );
     assert.deepEqual(parts[5]?.data, Buffer.from(bytes));
+  });
+
+  it("needs neither `crypto` nor `File`, which Node 18 lacks", async () => {
+    const photo = new File(["x"], "a.jpg");
+    const missing = ["crypto", "File"].map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name) ?? {}] as const);
+    for (const [name] of missing) assert.ok(Reflect.deleteProperty(globalThis, name));
+    try {
+      const forms = [0, 1].map(() => dreamForm({ title: "t", content: "c", images: [{ file: photo }, { file: new Blob(["y"]) }] }));
+      const [first, second] = forms.map(({ type }) => /boundary=oneiro-([0-9a-f]{32})$/.exec(type)?.[1]);
+      assert.ok(first !== undefined && second !== undefined && first !== second, `${first} ${second}`);
+      const text = (await forms[0]?.text()) ?? "";
+      assert.match(text, /filename="a\.jpg"/);
+      assert.match(text, /filename="image_1"/);
+    } finally {
+      for (const [name, descriptor] of missing) Object.defineProperty(globalThis, name, descriptor);
+    }
   });
 
   it("keeps every kind of line end as it is: positions count them", async () => {

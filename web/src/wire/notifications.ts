@@ -87,7 +87,7 @@ export type NotificationsServerFrame =
   | ErrorFrame;
 
 /** Everything that this library sends on dialect N. */
-export type NotificationsClientFrame = { readonly type: "ping" } | ExtensionClientFrame;
+export type NotificationsClientFrame = { readonly type: "ping"; readonly timestamp?: string } | ExtensionClientFrame;
 
 const hasData =
   (check: (data: JsonObject) => boolean): FrameCheck =>
