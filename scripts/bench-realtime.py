@@ -22,6 +22,8 @@ PATIENCE_SECONDS = 150
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--bench", type=Path)
+parser.add_argument("--examples", type=Path)
+parser.add_argument("--redis")
 parser.add_argument("--connections", type=int, default=10_000)
 parser.add_argument("--only", action="append")
 parser.add_argument("--out", type=Path)
@@ -30,7 +32,7 @@ parser.add_argument("--alone", action="store_true")
 parser.add_argument("--churn", type=int, default=100_000)
 options = parser.parse_args()
 
-examples = ROOT / "target" / {"dev": "debug"}.get(options.profile, options.profile) / "examples"
+examples = ROOT / options.examples
 python, node_modules = options.bench / "py/bin", options.bench / "node/node_modules"
 
 
@@ -241,7 +243,7 @@ def main():
     before = output_of("cut", "-d ", "-f1-3", "/proc/loadavg")
     figures, skipped, alone = {}, [], ""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["redis-server", "--port", redis_port, "--save", "", "--appendonly", "no", "--dir", folder]
+        command = [options.redis, "--port", redis_port, "--save", "", "--appendonly", "no", "--dir", folder]
         # As config/redis.conf has it.
         command += ["--client-output-buffer-limit", "pubsub 256mb 64mb 60"]
         with running(LOAD_CORE, command) as redis:
@@ -258,7 +260,7 @@ def main():
                 alone = run_alone()
     made = (
         f"Written by `scripts/bench-realtime` on {datetime.now(timezone.utc):%Y-%m-%d} at commit {commit()}, profile {options.profile}. {cpu()};"
-        f" {output_of('rustc', '--version')}, {output_of('redis-server', '--version').split(' sha')[0]},"
+        f" {output_of('rustc', '--version')}, {output_of(options.redis, '--version').split(' sha')[0]},"
         f" {output_of(python / 'python', '--version') or 'no Python peers'}, node {output_of('node', '--version')}. Load before: {before}; at the end:"
         f" {output_of('cut', '-d ', '-f1-3', '/proc/loadavg')}."
     )

@@ -21,7 +21,6 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
-PEERS = ROOT / "var" / "bench"
 TICKS = os.sysconf("SC_CLK_TCK")
 HOLD = 1000
 HOLD_PATIENCE = 100
@@ -67,7 +66,7 @@ class System:
 
 def own_program(options):
     """Ours, the stock store and the bare loop."""
-    return ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / options.profile / "examples" / "bench_beside"
+    return ROOT / options.examples / "bench_beside"
 
 
 def systems(options):
@@ -91,7 +90,7 @@ def systems(options):
     own("stock", "apalis-redis, defaults", 1, stock_left, stock_jobs)
     own("stock-bare", "apalis-redis, no locks, no events, 2 processes", 2, stock_left, stock_jobs)
 
-    python = PEERS / "celery" / "bin" / "python"
+    python = options.peers / "celery" / "bin" / "python"
     if runs([python, "-c", "import celery, redis"]):
         version = output([python, "-c", "import celery; print(celery.__version__)"])
         base = [python, "-m", "celery", "-A", "celery_app", "worker", "--loglevel", "error"]
@@ -105,18 +104,18 @@ def systems(options):
     else:
         skipped.append("Celery")
 
-    module = PEERS / "bullmq" / "node_modules" / "bullmq" / "package.json"
+    module = options.peers / "bullmq" / "node_modules" / "bullmq" / "package.json"
     if module.exists() and runs(["node", "--version"]):
         version = re.search(r'"version": "([^"]+)"', module.read_text())[1]
         program = ["node", HERE / "bullmq.mjs"]
         left = lambda _: lambda redis: redis("LLEN", "bull:bench:wait") + redis("LLEN", "bull:bench:active")
-        env = {"BENCH_MODULES": PEERS / "bullmq"}
+        env = {"BENCH_MODULES": options.peers / "bullmq"}
         name = f"BullMQ {version}, 2 processes x 50"
         found.append(System("bullmq", name, program, [program + ["work"]] * 2, left, max(n // 4, 100), env))
     else:
         skipped.append("BullMQ")
 
-    env = sidekiq_env()
+    env = sidekiq_env(options.peers)
     version = output(["ruby", "-e", 'require "sidekiq"; print Sidekiq::VERSION'], env)
     if version:
         script = HERE / "sidekiq.rb"
@@ -132,11 +131,11 @@ def systems(options):
     return found, skipped
 
 
-def sidekiq_env():
+def sidekiq_env(peers):
     """Where scripts/bench-queue put the gems: a gem folder, or Debian's packages, unpacked."""
-    unpacked = PEERS / "sidekiq" / "usr" / "share" / "rubygems-integration" / "all" / "gems"
+    unpacked = peers / "sidekiq" / "usr" / "share" / "rubygems-integration" / "all" / "gems"
     libraries = ":".join(str(path) for path in unpacked.glob("*/lib"))
-    return {"RUBYLIB": libraries} if libraries else {"GEM_PATH": PEERS / "sidekiq"}
+    return {"RUBYLIB": libraries} if libraries else {"GEM_PATH": peers / "sidekiq"}
 
 
 def runs(command):
@@ -352,7 +351,7 @@ def all_lost(rows, options, folder):
     with contextlib.ExitStack() as stack:
         benches = {}
         for key, (system, _) in rows.items():
-            port = stack.enter_context(private_redis(folder))
+            port = stack.enter_context(private_redis(options, folder))
             bench = Bench(system, options, Redis(port), port, folder)
             stack.callback(bench.log.close)
             stack.callback(bench.stop, signal.SIGKILL)
@@ -368,12 +367,12 @@ def all_lost(rows, options, folder):
 
 
 @contextlib.contextmanager
-def private_redis(folder):
+def private_redis(options, folder):
     """The port of a Redis without persistence, which ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
+    command = [options.redis, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         for _ in range(200):
@@ -418,10 +417,10 @@ def surroundings(options, load):
     cpu = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
     versions = [
         output(["rustc", "--version"]).split(" (")[0],
-        "Redis " + (re.search(r"v=(\S+)", output(["redis-server", "--version"])) or ["", "?"])[1],
+        "Redis " + (re.search(r"v=(\S+)", output([options.redis, "--version"])) or ["", "?"])[1],
         "Node " + output(["node", "--version"]).lstrip("v"),
         output(["ruby", "--version"]).split("p")[0],
-        output([PEERS / "celery" / "bin" / "python", "--version"]),
+        output([options.peers / "celery" / "bin" / "python", "--version"]),
     ]
     changed = " with changes" if output(["git", "status", "--porcelain", "--untracked-files=no"]) else ""
     return (
@@ -449,6 +448,10 @@ Jobs a round: {counts}."""
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench-queue")
+    # Where scripts/bench-queue has installed the peers and built the examples, and what it runs as Redis.
+    parser.add_argument("--peers", type=pathlib.Path, required=True)
+    parser.add_argument("--examples", type=pathlib.Path, required=True)
+    parser.add_argument("--redis", required=True)
     parser.add_argument("--jobs", type=int, default=200_000)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--profile", default="dist")
@@ -464,7 +467,7 @@ def main():
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        with private_redis(folder) as port:
+        with private_redis(options, folder) as port:
             bare = floor(options, port, folder)
             for system in found:
                 print(f"measuring {system.key} ...", file=sys.stderr, flush=True)
