@@ -17,6 +17,7 @@ mod outage;
 mod page;
 mod progress;
 mod secrets;
+mod setup;
 mod silence;
 mod sockets;
 mod stuck;
