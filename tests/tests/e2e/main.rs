@@ -1,6 +1,7 @@
 //! Oneiro as its users meet it: the real programs, a real Redis, HTTP, sockets, faults, the operator's program and the page.
 
 mod bad_input;
+mod chaos;
 mod cli;
 mod config;
 mod crowds;

@@ -11,6 +11,8 @@ async fn up(var: &Path, log: std::path::PathBuf) -> Result<(Process, String)> {
     let spawn = Spawn::new(project_root().join("scripts/up"))
         .env("ONEIRO_VAR", var.display().to_string())
         .env("ONEIRO_BIN_DIR", bin)
+        // A proxy that does not know this machine.
+        .env("http_proxy", "http://127.0.0.1:9")
         .arg("--port")
         .arg(free_port().to_string())
         .arg("--workers")
