@@ -30,6 +30,24 @@ impl Stamp {
         raster: &Raster,
         settings: &Settings,
     ) -> Result<Raster, PipelineError> {
+        let mark = self.mark(resizer, buffers, (raster.width, raster.height), settings)?;
+        let mut canvas = match raster.layout {
+            Layout::Rgba => copy(buffers, raster)?,
+            _ => rgb_of(buffers, raster)?,
+        };
+        mark.draw_on(&mut canvas);
+        mark.recycle(buffers);
+        Ok(canvas)
+    }
+
+    /// The watermark for pictures of `width` x `height` pixels.
+    pub(crate) fn mark(
+        &mut self,
+        resizer: &mut Resampler,
+        buffers: &mut Buffers,
+        (width, height): (usize, usize),
+        settings: &Settings,
+    ) -> Result<Mark, PipelineError> {
         let watermark = settings.watermark.as_ref();
         let watermark =
             watermark.ok_or_else(|| PipelineError::InvalidSettings("no watermark is configured".to_owned()))?;
@@ -38,24 +56,39 @@ impl Stamp {
             None => load(buffers, watermark, settings)?,
         };
         let pixels = self.pixels.insert(pixels);
-        let mut canvas = match raster.layout {
-            Layout::Rgba => copy(buffers, raster)?,
-            _ => rgb_of(buffers, raster)?,
-        };
-        let width = ((raster.width as f32 * watermark.width).round() as usize).clamp(1, pixels.width);
-        let height = (pixels.height * width).div_ceil(pixels.width).clamp(1, pixels.height);
+        let scaled_width = ((width as f32 * watermark.width).round() as usize).clamp(1, pixels.width);
+        let scaled_height = (pixels.height * scaled_width).div_ceil(pixels.width).clamp(1, pixels.height);
         let whole = Rect::whole(pixels.width as u32, pixels.height as u32);
-        let scaled = resize(resizer, buffers, pixels, whole, Layout::Rgba, (width, height), UPRIGHT)?;
-        let margin = (raster.width.min(raster.height) as f32 * watermark.margin).round() as usize;
+        let size = (scaled_width, scaled_height);
+        let scaled = resize(resizer, buffers, pixels, whole, Layout::Rgba, size, UPRIGHT)?;
+        let margin = (width.min(height) as f32 * watermark.margin).round() as usize;
         let (x, y) = anchor_fractions(watermark.gravity);
         let place = |room: usize, size: usize, fraction: f64| {
             let free = room.saturating_sub(size + 2 * margin);
             (margin + (free as f64 * fraction).round() as usize).min(room.saturating_sub(size))
         };
-        let at = (place(raster.width, width, x), place(raster.height, height, y));
-        blend(&mut canvas, &scaled, at, (watermark.opacity * 255.0).round() as u16);
-        scaled.recycle(buffers);
-        Ok(canvas)
+        let at = (place(width, scaled_width, x), place(height, scaled_height, y));
+        Ok(Mark { pixels: scaled, at, opacity: (watermark.opacity * 255.0).round() as u16 })
+    }
+}
+
+/// The watermark as it is drawn on pictures of one size.
+pub(crate) struct Mark {
+    pixels: Raster,
+    at: (usize, usize),
+    /// 0 to 255.
+    opacity: u16,
+}
+
+impl Mark {
+    /// Draws it on RGB or premultiplied RGBA.
+    pub(crate) fn draw_on(&self, canvas: &mut Raster) {
+        blend(canvas, &self.pixels, self.at, self.opacity);
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn recycle(self, buffers: &mut Buffers) {
+        self.pixels.recycle(buffers);
     }
 }
 

@@ -10,12 +10,15 @@ use crate::geometry::place;
 use crate::header::Attribution;
 use crate::plan::Rendition;
 use crate::raster::Raster;
+use crate::watermark::Mark;
 use crate::{Format, PipelineError};
 
 /// A variant in the making.
 struct Making {
     rendition: Rendition,
     variant: AnimatedVariant,
+    /// The watermark, where the variant has one: scaled once for all frames.
+    mark: Option<Mark>,
     frames: u32,
     last: Option<Raster>,
 }
@@ -52,6 +55,9 @@ impl Processor {
             job.source = Some(raster);
             for making in &mut making {
                 let mut frame = self.place_source(job, &making.rendition, false)?;
+                if let Some(mark) = &making.mark {
+                    mark.draw_on(&mut frame);
+                }
                 unpremultiply(frame.samples_mut(0));
                 making.variant.add(&frame, delay_ms)?;
                 making.frames += 1;
@@ -64,10 +70,13 @@ impl Processor {
             }
         }
         let exif = job.attribution.as_ref().map(Attribution::to_exif);
-        for (index, Making { rendition, variant, frames, last }) in wanted.iter().zip(making) {
+        for (index, Making { rendition, variant, mark, frames, last }) in wanted.iter().zip(making) {
             let last = last.ok_or_else(|| PipelineError::corrupt(Format::WebP, "it has no frames"))?;
             let bytes = variant.finish(exif.as_deref(), &last)?;
             last.recycle(&mut self.buffers);
+            if let Some(mark) = mark {
+                mark.recycle(&mut self.buffers);
+            }
             let spec = &self.settings.variants[*index];
             let (name, format) = (spec.name.clone(), spec.format);
             encoded.push((
@@ -79,11 +88,16 @@ impl Processor {
         Ok(is_salvaged)
     }
 
-    fn start(&self, job: &Job<'_>, index: usize, loops: u16) -> Result<Making, PipelineError> {
+    fn start(&mut self, job: &Job<'_>, index: usize, loops: u16) -> Result<Making, PipelineError> {
         let spec = &self.settings.variants[index];
         let (crop, width, height) = place(spec.target, job.shown.0, job.shown.1);
         let rendition = Rendition { crop, width, height, parent: None, variants: vec![index] };
-        let variant = AnimatedVariant::new((width as usize, height as usize), loops, spec)?;
-        Ok(Making { rendition, variant, frames: 0, last: None })
+        let size = (width as usize, height as usize);
+        let variant = AnimatedVariant::new(size, loops, spec)?;
+        let mark = match spec.watermark {
+            true => Some(self.stamp.mark(&mut self.resizer, &mut self.buffers, size, &self.settings)?),
+            false => None,
+        };
+        Ok(Making { rendition, variant, mark, frames: 0, last: None })
     }
 }

@@ -1,6 +1,10 @@
 //! The watermark is drawn where it should be, and nowhere else.
 
-use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use std::io::Cursor;
+
+use image::codecs::gif::GifEncoder;
+use image::codecs::webp::WebPDecoder;
+use image::{AnimationDecoder, Delay, Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use oneiro_pipeline::{Gravity, Output, Settings, Target, VariantSpec, Watermark};
 use turbojpeg::Subsamp;
 
@@ -27,6 +31,28 @@ fn it_lands_in_its_corner_at_its_size() {
         assert_eq!(image.dimensions(), (200, 150));
         let is_red = |x, y| image.get_pixel(x, y)[0] > 200 && image.get_pixel(x, y)[1] < 50;
         assert!(is_red(165, 140) && !is_red(195, 140) && !is_red(155, 140) && !is_red(165, 120), "{}", variant.name);
+    }
+}
+
+#[test]
+fn every_frame_of_an_animation_has_it() {
+    let mut gif = Vec::new();
+    let mut encoder = GifEncoder::new(&mut gif);
+    for colour in [Rgba([40, 160, 40, 255]), Rgba([40, 40, 160, 255])] {
+        let image = RgbaImage::from_pixel(400, 300, colour);
+        encoder.encode_frame(Frame::from_parts(image, 0, 0, Delay::from_numer_denom_ms(100, 1))).expect("a frame");
+    }
+    drop(encoder);
+    let mut settings = settings(Gravity::SouthEast);
+    settings.variants.retain(|variant| variant.format == Output::WebP);
+    settings.variants[0].animated = true;
+    let moving = process(&settings, &gif).expect("an animation").variants.remove(0).bytes;
+    let frames = WebPDecoder::new(Cursor::new(&moving)).expect("a WebP").into_frames().collect_frames();
+    let frames = frames.expect("frames");
+    assert_eq!(frames.len(), 2);
+    for frame in frames {
+        let is_red = |x, y| frame.buffer().get_pixel(x, y)[0] > 200 && frame.buffer().get_pixel(x, y)[1] < 60;
+        assert!(is_red(165, 140) && !is_red(195, 140) && !is_red(155, 140) && !is_red(165, 120));
     }
 }
 
