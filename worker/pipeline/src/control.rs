@@ -12,7 +12,8 @@ use crate::PipelineError;
 pub enum Stage {
     /// The header was read and is within the limits; decoding comes next.
     Probed,
-    /// The decoder took another 16 KiB of input. Not asked for JPEG, whose decoder runs in one go; its scans are limited instead.
+    /// The decoder took another 16 KiB of input: of the first frame, and after [`Decoded`](Self::Decoded) of the frames of an animation.
+    /// Not asked for JPEG, whose decoder runs in one go; its scans are limited instead.
     Decoding,
     /// The pixels are decoded; the first variant comes next.
     Decoded,
@@ -97,16 +98,14 @@ impl<'c> Watch<'c> {
         }
     }
 
-    fn ask(&self) -> io::Result<()> {
+    /// Asks the callback whether to go on, for whoever works between two reads.
+    pub(crate) fn ask(&self, stage: Stage) -> Result<(), PipelineError> {
         if self.stopped.get().is_none()
-            && let ControlFlow::Break(stop) = (self.control.borrow_mut())(Stage::Decoding)
+            && let ControlFlow::Break(stop) = (self.control.borrow_mut())(stage)
         {
             self.stopped.set(Some(stop));
         }
-        match self.stopped.get() {
-            None => Ok(()),
-            Some(_) => Err(io::Error::other("stopped by the caller")),
-        }
+        self.verdict(Ok(()))
     }
 }
 
@@ -122,7 +121,7 @@ pub(crate) struct WatchedReader<'a, 'c> {
 impl BufRead for WatchedReader<'_, '_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.unasked == 0 {
-            self.watch.ask()?;
+            self.watch.ask(Stage::Decoding).map_err(io::Error::other)?;
             self.unasked = BYTES_BETWEEN;
         }
         let rest = &self.bytes[self.at.min(self.bytes.len())..];

@@ -83,7 +83,7 @@ pub enum PipelineError {
     /// [`Limits::max_animation_pixels`](crate::Limits::max_animation_pixels).
     #[error("the animation has {pixels} pixels in all its frames, more than the {max_pixels} allowed")]
     AnimationTooLarge {
-        /// Frames times canvas width times canvas height.
+        /// Pixels of all frames, each counted as the canvas at the least.
         pixels: u64,
         /// The limit.
         max_pixels: u64,

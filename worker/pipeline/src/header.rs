@@ -21,6 +21,7 @@ mod webp;
 pub(crate) use exif::Attribution;
 pub(crate) use jpeg::has_end as jpeg_has_end;
 pub(crate) use named::srgb_with;
+pub(crate) use webp::{AnimationFrame, animation_frames};
 
 /// What the header of an image says, after the limits were checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,10 @@ pub(crate) struct Probed<'a> {
     pub(crate) header: Header,
     pub(crate) icc: Option<Cow<'a, [u8]>>,
     pub(crate) exif: Option<Cow<'a, [u8]>>,
+    /// Pixels of all frames of an animation together.
+    pub(crate) animation_pixels: u64,
+    /// How often an animation plays; 0 is for ever.
+    pub(crate) loops: u16,
     #[cfg(feature = "avif")]
     pub(crate) avif: Option<avif::Items<'a>>,
 }
@@ -95,6 +100,8 @@ impl<'a> Probed<'a> {
             header,
             icc: None,
             exif: None,
+            animation_pixels: 0,
+            loops: 0,
             #[cfg(feature = "avif")]
             avif: None,
         }

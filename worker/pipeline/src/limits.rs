@@ -16,7 +16,7 @@ pub struct Limits {
     pub max_frames: u32,
     /// Frames that a file may list at all, even where only the first is used. Default 10,000.
     pub max_listed_frames: u32,
-    /// Frames times canvas pixels, where a variant is animated. Default 50,000,000.
+    /// Pixels of all frames, each counted as the whole canvas at the least, where a variant is animated. Default 50,000,000.
     pub max_animation_pixels: u64,
     /// ICC profile in bytes. Default 4 MiB.
     pub max_icc_bytes: u64,

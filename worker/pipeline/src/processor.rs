@@ -111,8 +111,9 @@ impl Processor {
         let animated: Vec<usize> = (0..self.settings.variants.len())
             .filter(|index| is_animation && self.settings.variants[*index].animated)
             .collect();
-        let frames =
-            if animated.is_empty() { None } else { Some(frames::open(bytes, &probed, &self.settings.limits)?) };
+        if !animated.is_empty() {
+            frames::check(&probed, &self.settings.limits)?;
+        }
         ask(control, Stage::Probed)?;
         let plan = plan(&self.settings, header.width, header.height, |index| !animated.contains(&index));
         let scale =
@@ -132,10 +133,10 @@ impl Processor {
         ask(control, Stage::Decoded)?;
         let mut encoded = Vec::with_capacity(self.settings.variants.len());
         let summary = self.render_all(&mut job, &mut encoded, control)?;
-        if let Some(frames) = frames {
+        if !animated.is_empty() {
             // Frames are composed with alpha, whatever the still had.
             job.to_srgb = icc.as_deref().and_then(|icc| self.profiles.conversion(icc, Layout::Rgba));
-            is_salvaged |= self.animate(&mut job, frames, &animated, &mut encoded, control)?;
+            is_salvaged |= self.animate(&mut job, (bytes, &probed), &animated, &mut encoded, control)?;
         }
         encoded.sort_by_key(|(variant, _)| *variant);
         let variants = encoded.into_iter().map(|(_, encoded)| encoded).collect();

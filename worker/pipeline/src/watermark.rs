@@ -123,7 +123,7 @@ fn copy(buffers: &mut Buffers, raster: &Raster) -> Result<Raster, PipelineError>
 }
 
 /// Porter and Duff's "over" on premultiplied colours; `opacity` is 0 to 255.
-fn blend(canvas: &mut Raster, stamp: &Raster, at: (usize, usize), opacity: u16) {
+pub(crate) fn blend(canvas: &mut Raster, stamp: &Raster, at: (usize, usize), opacity: u16) {
     let channels = canvas.layout.channels();
     let stride = canvas.width * channels;
     let (width, height) = (stamp.width.min(canvas.width - at.0), stamp.height.min(canvas.height - at.1));

@@ -110,14 +110,20 @@ fn carry_out(
     }
 }
 
-/// Stops an image that is not decoded after `limit`, counted from now.
+/// Stops an image that is not decoded after `limit`, counted from now. For an animation the time that its frames take to be read counts, and
+/// that of making variants of them between does not.
 pub(super) fn deadline(limit: Duration) -> impl FnMut(Stage) -> ControlFlow<Stop> {
-    let started = Instant::now();
-    let mut is_decoded = false;
+    let (mut asked, mut spent) = (Instant::now(), Duration::ZERO);
+    let mut is_decoding = true;
     move |stage| {
+        let now = Instant::now();
+        if is_decoding {
+            spent += now - asked;
+        }
+        asked = now;
         // Asked once more when the decode is done, which is the only time a JPEG's is seen.
-        let is_late = !is_decoded && started.elapsed() > limit;
-        is_decoded |= stage == Stage::Decoded;
+        let is_late = is_decoding && spent > limit;
+        is_decoding = matches!(stage, Stage::Probed | Stage::Decoding);
         if is_late { ControlFlow::Break(Stop::TimedOut) } else { ControlFlow::Continue(()) }
     }
 }
@@ -148,5 +154,16 @@ mod tests {
         let mut late = deadline(Duration::ZERO);
         assert!(late(Stage::Decoded).is_break());
         assert!(late(Stage::Encoding { done: 0, total: 1 }).is_continue());
+    }
+
+    #[tokio::test]
+    async fn the_frames_of_an_animation_count_and_the_variants_between_do_not() {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let mut late = deadline(LIMIT);
+        assert!(late(Stage::Decoded).is_continue());
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(late(Stage::Decoding).is_continue());
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(late(Stage::Rendering { done: 1, total: 2 }).is_break());
     }
 }

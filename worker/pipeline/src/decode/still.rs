@@ -9,7 +9,7 @@ use super::{Decoded, classify_io, may_salvage};
 use crate::buffers::Buffers;
 use crate::colour::premultiply;
 use crate::control::WatchedReader;
-use crate::header::{Header, Probed};
+use crate::header::Probed;
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, Limits, PipelineError};
@@ -21,17 +21,18 @@ pub(super) fn decode<'a>(
     settings: &Settings,
 ) -> Result<Decoded<'a>, PipelineError> {
     let header = &probed.header;
-    let (raster, is_salvaged) = match header.format {
+    let (format, size) = (header.format, (header.coded_width(), header.coded_height()));
+    let (raster, is_salvaged) = match format {
         Format::WebP => WebPDecoder::new(reader)
-            .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
+            .map_err(|error| classify(format, error))
+            .and_then(|decoder| read(buffers, format, size, decoder, may_salvage(settings))),
         Format::Gif => GifDecoder::new(reader)
             .and_then(|mut decoder| decoder.set_limits(frame_limits(&settings.limits)).map(|()| decoder))
-            .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
+            .map_err(|error| classify(format, error))
+            .and_then(|decoder| read(buffers, format, size, decoder, may_salvage(settings))),
         _ => BmpDecoder::new(reader)
-            .map_err(|error| classify(header, error))
-            .and_then(|decoder| read(buffers, header, decoder, may_salvage(settings))),
+            .map_err(|error| classify(format, error))
+            .and_then(|decoder| read(buffers, format, size, decoder, may_salvage(settings))),
     }?;
     Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged })
 }
@@ -43,23 +44,24 @@ pub(super) fn frame_limits(limits: &Limits) -> image::Limits {
     allocation
 }
 
-/// The pixels, and whether they are only what could be decoded of a damaged file.
-fn read(
+/// The pixels of a picture of the size that its header has, and whether they are only what could be decoded of a damaged file.
+pub(super) fn read(
     buffers: &mut Buffers,
-    header: &Header,
+    format: Format,
+    size: (u32, u32),
     decoder: impl ImageDecoder,
     may_salvage: bool,
 ) -> Result<(Raster, bool), PipelineError> {
     let (width, height) = decoder.dimensions();
-    if (width, height) != (header.coded_width(), header.coded_height()) {
-        return Err(PipelineError::corrupt(header.format, "its header can be read in two ways"));
+    if (width, height) != size {
+        return Err(PipelineError::corrupt(format, "its header can be read in two ways"));
     }
     let layout = match decoder.color_type() {
         ColorType::L8 => Layout::Grey,
         ColorType::Rgb8 => Layout::Rgb,
         ColorType::Rgba8 => Layout::Rgba,
         _ => {
-            return Err(PipelineError::UnsupportedFeature { format: header.format, feature: "an unusual sample type" });
+            return Err(PipelineError::UnsupportedFeature { format, feature: "an unusual sample type" });
         }
     };
     let mut raster = Raster::allocate(buffers, layout, width as usize, height as usize)?;
@@ -70,7 +72,7 @@ fn read(
         Err(_) if may_salvage && raster.samples(0).iter().any(|&sample| sample != 0) => true,
         Err(error) => {
             raster.recycle(buffers);
-            return Err(classify(header, error));
+            return Err(classify(format, error));
         }
     };
     if layout == Layout::Rgba {
@@ -79,9 +81,9 @@ fn read(
     Ok((raster, is_salvaged))
 }
 
-pub(super) fn classify(header: &Header, error: ImageError) -> PipelineError {
+pub(super) fn classify(format: Format, error: ImageError) -> PipelineError {
     match error {
-        ImageError::IoError(error) => classify_io(header.format, error),
-        other => PipelineError::undecodable(header.format, other),
+        ImageError::IoError(error) => classify_io(format, error),
+        other => PipelineError::undecodable(format, other),
     }
 }

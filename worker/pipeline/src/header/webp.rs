@@ -1,6 +1,7 @@
 //! WebP chunks (RFC 9649, section 2).
 
 use std::borrow::Cow;
+use std::iter;
 
 use super::{Probed, check_block, check_size};
 use crate::{Format, Limits, PipelineError};
@@ -39,6 +40,11 @@ fn extended<'a>(bytes: &'a [u8], first: &Chunk<'a>, limits: &Limits) -> Result<P
     while let Some(chunk) = chunk(bytes, at) {
         match chunk.kind {
             b"ANMF" => images.add_frame(&chunk, canvas)?,
+            b"ANIM" => {
+                if let [_, _, _, _, low, high, ..] = *chunk.body {
+                    probed.loops = u16::from_le_bytes([low, high]);
+                }
+            }
             b"ICCP" if probed.icc.is_none() => {
                 check_block("ICC", chunk.body.len(), limits.max_icc_bytes)?;
                 probed.icc = Some(Cow::Borrowed(chunk.body));
@@ -59,9 +65,9 @@ fn extended<'a>(bytes: &'a [u8], first: &Chunk<'a>, limits: &Limits) -> Result<P
     }
     probed.header.has_icc = probed.icc.is_some();
     probed.header.frames = if is_animated { images.count } else { 1 };
+    probed.animation_pixels = pixels * u64::from(images.count);
     // Of an animation beyond the limits, at most the first frame is ever decoded.
-    let is_played =
-        images.count <= limits.max_frames && pixels * u64::from(images.count) <= limits.max_animation_pixels;
+    let is_played = images.count <= limits.max_frames && probed.animation_pixels <= limits.max_animation_pixels;
     for (image, stream, (width, height)) in images.lossless {
         if image <= 1 || !is_animated || is_played {
             probed.header.decoder_bytes = probed.header.decoder_bytes.max(tables(Some(stream), width, height)?);
@@ -81,11 +87,8 @@ struct Images<'a> {
 impl<'a> Images<'a> {
     /// A frame of an animation: within the canvas, and of the size that its picture has.
     fn add_frame(&mut self, frame: &Chunk<'a>, canvas: (u32, u32)) -> Result<(), PipelineError> {
-        let &[x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2, _, _, _, _, ref parts @ ..] = frame.body else {
-            return Err(PipelineError::Truncated { format: Format::WebP });
-        };
-        let (left, top) = (2 * u24([x0, x1, x2]), 2 * u24([y0, y1, y2]));
-        let size = (u24([w0, w1, w2]) + 1, u24([h0, h1, h2]) + 1);
+        let AnimationFrame { at: (left, top), size, parts, .. } =
+            AnimationFrame::read(frame.body).ok_or(PipelineError::Truncated { format: Format::WebP })?;
         if left + size.0 > canvas.0 || top + size.1 > canvas.1 {
             return Err(PipelineError::corrupt(Format::WebP, "a frame reaches beyond the canvas"));
         }
@@ -115,6 +118,52 @@ impl<'a> Images<'a> {
         self.lossless.extend(picture.stream.map(|stream| (number, stream, size)));
         Ok(true)
     }
+}
+
+/// A frame of an animation (RFC 9649, section 2.7.1.1).
+pub(crate) struct AnimationFrame<'a> {
+    /// Columns and rows of the canvas before it.
+    pub(crate) at: (u32, u32),
+    pub(crate) size: (u32, u32),
+    pub(crate) delay_ms: u32,
+    /// True where what is below shows through transparent pixels, false where they replace it.
+    pub(crate) is_blended: bool,
+    /// True where its place is cleared before the next frame.
+    pub(crate) is_disposed: bool,
+    /// The chunks of its picture.
+    pub(crate) parts: &'a [u8],
+}
+
+impl<'a> AnimationFrame<'a> {
+    fn read(body: &'a [u8]) -> Option<Self> {
+        let &[x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2, d0, d1, d2, flags, ref parts @ ..] = body else {
+            return None;
+        };
+        Some(Self {
+            at: (2 * u24([x0, x1, x2]), 2 * u24([y0, y1, y2])),
+            size: (u24([w0, w1, w2]) + 1, u24([h0, h1, h2]) + 1),
+            delay_ms: u24([d0, d1, d2]),
+            is_blended: flags & 2 == 0,
+            is_disposed: flags & 1 != 0,
+            parts,
+        })
+    }
+
+    /// Its picture as a file of its own.
+    pub(crate) fn to_still(&self) -> Vec<u8> {
+        let has_alpha = matches!(self.parts.first_chunk(), Some(b"ALPH" | b"VP8L"));
+        let [width, height] = [self.size.0 - 1, self.size.1 - 1].map(u32::to_le_bytes);
+        let header = [if has_alpha { 0x10 } else { 0 }, 0, 0, 0];
+        let header = [&b"WEBPVP8X\x0a\0\0\0"[..], &header, &width[..3], &height[..3]].concat();
+        let length = ((header.len() + self.parts.len()) as u32).to_le_bytes();
+        [&b"RIFF"[..], &length, &header, self.parts].concat()
+    }
+}
+
+/// The frames of an animation whose header was read.
+pub(crate) fn animation_frames(bytes: &[u8]) -> impl Iterator<Item = AnimationFrame<'_>> {
+    let chunks = iter::successors(chunk(bytes, 12), |last| chunk(bytes, last.end));
+    chunks.filter(|chunk| chunk.kind == b"ANMF").filter_map(|chunk| AnimationFrame::read(chunk.body))
 }
 
 fn tables(stream: Option<&[u8]>, width: u32, height: u32) -> Result<u64, PipelineError> {

@@ -2,12 +2,11 @@
 
 use super::{Encoded, Job, Processor};
 use crate::colour::unpremultiply;
-use crate::control::{Control, Stage, ask};
-use crate::decode::frames::Animation;
-use crate::decode::may_salvage;
+use crate::control::{Control, Stage, Watch};
+use crate::decode::{frames, may_salvage};
 use crate::encode::AnimatedVariant;
 use crate::geometry::place;
-use crate::header::Attribution;
+use crate::header::{Attribution, Probed};
 use crate::plan::Rendition;
 use crate::raster::Raster;
 use crate::watermark::Mark;
@@ -29,17 +28,22 @@ impl Processor {
     pub(super) fn animate(
         &mut self,
         job: &mut Job<'_>,
-        mut frames: Animation<'_>,
+        (bytes, probed): (&[u8], &Probed<'_>),
         wanted: &[usize],
         encoded: &mut Vec<(usize, Encoded)>,
         control: &mut Control<'_>,
     ) -> Result<bool, PipelineError> {
         let total = self.settings.variants.len();
         let mut making =
-            wanted.iter().map(|index| self.start(job, *index, frames.loops)).collect::<Result<Vec<_>, _>>()?;
+            wanted.iter().map(|index| self.start(job, *index, probed.loops)).collect::<Result<Vec<_>, _>>()?;
+        let mut control = |stage| control(stage);
+        let watch = Watch::new(&mut control);
+        let mut frames =
+            watch.verdict(frames::open(&mut self.buffers, bytes, probed, &self.settings.limits, &watch))?;
         let mut is_salvaged = false;
         loop {
-            let (raster, delay_ms) = match frames.next(&mut self.buffers) {
+            watch.ask(Stage::Decoding)?;
+            let (raster, delay_ms) = match watch.verdict(frames.next(&mut self.buffers)) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(
@@ -51,7 +55,7 @@ impl Processor {
                 }
                 Err(error) => return Err(error),
             };
-            ask(control, Stage::Rendering { done: encoded.len(), total })?;
+            watch.ask(Stage::Rendering { done: encoded.len(), total })?;
             job.source = Some(raster);
             for making in &mut making {
                 let mut frame = self.place_source(job, &making.rendition, false)?;
@@ -83,7 +87,7 @@ impl Processor {
                 *index,
                 Encoded { name, format, width: rendition.width, height: rendition.height, frames, bytes },
             ));
-            ask(control, Stage::Encoded { done: encoded.len(), total })?;
+            watch.ask(Stage::Encoded { done: encoded.len(), total })?;
         }
         Ok(is_salvaged)
     }

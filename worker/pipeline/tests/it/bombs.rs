@@ -35,15 +35,30 @@ fn a_gif_frame_is_held_against_the_limits_like_the_canvas() {
 }
 
 #[test]
+fn frames_beyond_the_canvas_count_towards_the_limit_of_an_animation() {
+    let mut moving = edge(8).with_format(oneiro_pipeline::Output::WebP);
+    moving.animated = true;
+    let mut settings = one(moving);
+    settings.limits.max_animation_pixels = 8 * 300 * 200;
+    // Within the limit, what there is of them is looked at.
+    assert_eq!(process(&settings, &gif(&[(300, 200); 8])).expect_err("too few pixels").code(), "corrupt_image");
+    settings.limits.max_animation_pixels -= 1;
+    assert_eq!(process(&settings, &gif(&[(300, 200); 8])).expect_err("eight frames").code(), "animation_too_large");
+    // What covers a part of the canvas is composed on all of it.
+    settings.limits.max_animation_pixels = 8;
+    assert_eq!(process(&settings, &gif(&[(1, 1); 9])).expect_err("nine frames").code(), "animation_too_large");
+}
+
+#[test]
 fn a_gif_frame_beyond_the_canvas_is_estimated_whole() {
     let settings = Settings::default();
     let estimate = |frames: &[(u16, u16)]| {
         estimate_memory(&probe(&gif(frames), &settings.limits).expect("within the limits"), &settings)
     };
-    assert!(estimate(&[(5000, 5000)]) - estimate(&[(1, 1)]) >= 4 * (5000 * 5000 - 1));
+    assert!(estimate(&[(5000, 5000)]) - estimate(&[(1, 1)]) >= 5 * (5000 * 5000 - 1));
 }
 
-fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+pub(crate) fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let mut chunk = [kind.as_slice(), &(body.len() as u32).to_le_bytes(), body].concat();
     if body.len() % 2 == 1 {
         chunk.push(0);
@@ -51,17 +66,17 @@ fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
     chunk
 }
 
-fn webp(chunks: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn webp(chunks: &[Vec<u8>]) -> Vec<u8> {
     chunk(b"RIFF", &[b"WEBP".to_vec(), chunks.concat()].concat())
 }
 
-fn u24(value: u32) -> [u8; 3] {
+pub(crate) fn u24(value: u32) -> [u8; 3] {
     let [low, middle, high, _] = value.to_le_bytes();
     [low, middle, high]
 }
 
 /// The header of an extended file of the given canvas.
-fn canvas(width: u32, height: u32, flags: u8) -> Vec<u8> {
+pub(crate) fn canvas(width: u32, height: u32, flags: u8) -> Vec<u8> {
     chunk(b"VP8X", &[&[flags, 0, 0, 0], u24(width - 1).as_slice(), &u24(height - 1)].concat())
 }
 
