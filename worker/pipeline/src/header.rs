@@ -19,7 +19,7 @@ mod png;
 mod webp;
 
 pub(crate) use exif::Attribution;
-pub(crate) use jpeg::has_end as jpeg_has_end;
+pub(crate) use jpeg::{has_end as jpeg_has_end, without_garbage as jpeg_without_garbage};
 pub(crate) use named::srgb_with;
 pub(crate) use webp::{AnimationFrame, animation_frames};
 

@@ -1,11 +1,13 @@
 //! JPEG by libjpeg-turbo: photographs as the planes they are stored in, at the smallest of the scales 1, 1/2, 1/4, 1/8 that suffices.
 //! Those four have SIMD code; the others that the library offers are slower than decoding more pixels.
 
+use std::borrow::Cow;
+
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp, YuvImage};
 
 use super::{Decoded, may_salvage};
 use crate::buffers::Buffers;
-use crate::header::{Probed, jpeg_has_end};
+use crate::header::{Probed, jpeg_has_end, jpeg_without_garbage};
 use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, PipelineError};
@@ -39,13 +41,25 @@ impl JpegDecoder {
         settings: &Settings,
     ) -> Result<Decoded<'a>, PipelineError> {
         let failed = |error: turbojpeg::Error| PipelineError::undecodable(Format::Jpeg, error);
+        let setup = |error| PipelineError::encode("setting up the JPEG decoder", error);
         // A decompressor that met an error is dropped: the next image starts from a clean one.
         let mut decompressor = match self.inner.take() {
             Some(kept) => kept,
-            None => Decompressor::new().map_err(|error| PipelineError::encode("setting up the JPEG decoder", error))?,
+            None => Decompressor::new().map_err(setup)?,
         };
-        decompressor.set_scan_limit(settings.limits.max_scans).map_err(failed)?;
-        let stored = decompressor.read_header(bytes).map_err(failed)?;
+        let (bytes, stored) = match decompressor.read_header(bytes) {
+            Ok(stored) => (Cow::Borrowed(bytes), stored),
+            Err(_) if may_salvage(settings) => {
+                // A warning ends the reading of a header, before there is anything to salvage.
+                let clean = jpeg_without_garbage(bytes);
+                decompressor = Decompressor::new().map_err(setup)?;
+                let stored = decompressor.read_header(&clean).map_err(failed)?;
+                (Cow::Owned(clean), stored)
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        // The library's limit is a signed number.
+        decompressor.set_scan_limit(settings.limits.max_scans.min(i32::MAX as u32)).map_err(setup)?;
         let expected = (probed.header.coded_width() as usize, probed.header.coded_height() as usize);
         if (stored.width, stored.height) != expected {
             // What was checked against the limits is not what would be decoded.
@@ -58,16 +72,16 @@ impl JpegDecoder {
         if may_salvage(settings) {
             raster.all_samples_mut().fill(UNTOUCHED);
         }
-        let outcome = decode_into(&mut decompressor, bytes, &stored, &mut raster);
+        let outcome = decode_into(&mut decompressor, &bytes, &stored, &mut raster);
         let is_salvaged = match outcome {
             Ok(()) => {
                 self.inner = Some(decompressor);
-                false
+                matches!(bytes, Cow::Owned(_))
             }
             // The library reports damage after it decoded what it could.
             Err(error) => {
                 if !may_salvage(settings) || raster.all_samples_mut().iter().all(|&sample| sample == UNTOUCHED) {
-                    let is_whole = jpeg_has_end(bytes);
+                    let is_whole = jpeg_has_end(&bytes);
                     raster.recycle(buffers);
                     return Err(if is_whole {
                         failed(error)

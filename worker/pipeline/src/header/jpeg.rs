@@ -1,6 +1,8 @@
 //! JPEG markers up to the first scan (ITU-T T.81, annex B), and the number of scans of a progressive file.
 
 use std::borrow::Cow;
+use std::iter;
+use std::ops::Range;
 
 use super::{Probed, check_block};
 use crate::{Format, Limits, PipelineError};
@@ -42,7 +44,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
     probed.header.has_icc = probed.icc.is_some();
     // A file of several scans, progressive or one for each component, is held whole as 16-bit coefficients until the last is read.
     if probed.header.is_progressive || in_first_scan < probed.header.components {
-        probed.header.scans = count_scans(&bytes[at..], limits.max_scans);
+        probed.header.scans = count_scans(bytes, at, limits.max_scans);
         let pixels = u64::from(probed.header.width) * u64::from(probed.header.height);
         probed.header.decoder_bytes = 2 * (pixels * u64::from(probed.header.bytes_of_four)).div_ceil(4);
     }
@@ -57,7 +59,7 @@ fn segment(bytes: &[u8], mut at: usize) -> Result<(u8, &[u8], usize), PipelineEr
     at += bytes[at..].iter().position(|&byte| byte != 0xff).ok_or_else(cut)?;
     let marker = bytes[at];
     at += 1;
-    if matches!(marker, 0x00 | 0x01 | 0xd0..=0xd9) {
+    if is_alone(marker) {
         return Ok((marker, &[], at));
     }
     let length =
@@ -109,26 +111,68 @@ fn bytes_of_four(sampling: &[u8], components: u8) -> u8 {
     }
 }
 
-/// Counts start-of-scan markers, stopping once there are more than allowed. In entropy-coded data 0xff is always followed by 0x00 or
-/// a restart marker (T.81, section B.1.1.5), so a marker can be found without decoding.
-fn count_scans(data: &[u8], max_scans: u32) -> u32 {
+/// Counts start-of-scan markers up to the end of the image, stopping once there are more than allowed. In entropy-coded data 0xff is always
+/// followed by 0x00 or a restart marker (T.81, section B.1.1.5), so a marker can be found without decoding. Segments are stepped over by
+/// their length, as libjpeg does, whatever they hold: what looks like a marker in one is none.
+fn count_scans(bytes: &[u8], mut at: usize, max_scans: u32) -> u32 {
     let mut scans = 0;
-    let mut rest = data;
-    while let Some(at) = rest.iter().position(|&byte| byte == 0xff) {
-        rest = &rest[at + 1..];
-        if rest.first() == Some(&SOS) {
-            scans += 1;
-            if scans > max_scans {
-                break;
+    let next = |at: usize, is_wanted: fn(u8) -> bool| {
+        bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| is_wanted(byte))).map(|found| at + found)
+    };
+    while let Some(code) = next(at, |byte| byte == 0xff).and_then(|fill| next(fill, |byte| byte != 0xff)) {
+        at = code + 1;
+        match bytes[code] {
+            EOI => break,
+            SOS => {
+                scans += 1;
+                if scans > max_scans {
+                    break;
+                }
             }
+            // Stuffing, restart markers, and what has no body or is none.
+            0x00..0xc0 | 0xd0..=0xd8 => continue,
+            _ => {}
         }
+        let Some([high, low, ..]) = bytes.get(at..) else { break };
+        at += usize::from(u16::from_be_bytes([*high, *low])).max(2);
     }
     scans.max(1)
 }
 
-/// True where the file has an end-of-image marker after its first scan: what tells a damaged file from one that was cut off.
+/// True where the file has an end-of-image marker after its first scan: what tells a damaged file from one that was cut off. A preview
+/// in its metadata has an end of its own.
 pub(crate) fn has_end(bytes: &[u8]) -> bool {
-    bytes.windows(2).rev().any(|pair| pair == [0xff, EOI])
+    let scan = headers(bytes).last().map_or(0, |last| last.end);
+    bytes[scan..].windows(2).rev().any(|pair| pair == [0xff, EOI])
+}
+
+/// The file with nothing but segments before its first scan: decoders skip what stands between them, and warn of it.
+pub(crate) fn without_garbage(bytes: &[u8]) -> Vec<u8> {
+    let mut clean = bytes[..2].to_vec();
+    let mut scan = 2;
+    for Range { start, end } in headers(bytes) {
+        clean.extend(&bytes[start..end]);
+        scan = end;
+    }
+    clean.extend(&bytes[scan..]);
+    clean
+}
+
+/// Where the segments up to the first scan's header are, markers included.
+fn headers(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = Some(2);
+    iter::from_fn(move || {
+        let (marker, body, end) = segment(bytes, at?).ok()?;
+        at = (marker != SOS).then_some(end);
+        // The marker's two bytes, and the length's where it has a body.
+        let start = if is_alone(marker) { end - 2 } else { end - body.len() - 4 };
+        Some(start..end)
+    })
+}
+
+/// True for markers that no segment follows.
+fn is_alone(marker: u8) -> bool {
+    matches!(marker, 0x00 | 0x01 | 0xd0..=0xd9)
 }
 
 /// An ICC profile in parts of at most 64 KiB, numbered from 1 (ICC.1:2022, annex B.4).

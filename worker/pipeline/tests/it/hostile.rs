@@ -108,6 +108,47 @@ fn too_many_scans_are_refused() {
 }
 
 #[test]
+fn scans_are_counted_up_to_the_end_of_the_image_and_no_further() {
+    let photo = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, true);
+    let expected = process(&one(edge(64)), &photo).expect("a sound photo").variants;
+    let (image, end) = photo.split_at(photo.len() - 2);
+    let last = image.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");
+    let scans = image[last..].repeat(2000);
+    let followed = [&photo, [0xff, 0xda].repeat(500).as_slice(), &scans].concat();
+    assert_eq!(process(&one(edge(64)), &followed).expect("a photo with a tail").variants, expected);
+    // What looks like the end inside a segment is none, be the segment a comment or a table, nor is stuffing.
+    for between in [&[0xff, 0xfe, 0, 4, 0xff, 0xd9][..], &[0xff, 0xff, 0xec, 0, 4, 0xff, 0xd9], &[0xff, 0, 0xd9]] {
+        assert_eq!(code(&[image, between, &scans, end].concat()), "too_many_scans");
+    }
+}
+
+#[test]
+fn a_cut_photo_with_a_preview_is_said_to_be_cut() {
+    let preview = jpeg(&scene(64, 48), 80, Subsamp::Sub2x2, false);
+    let photo = jpeg(&scene(640, 480), 90, Subsamp::Sub2x2, false);
+    let exif = [b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0".as_slice(), &preview].concat();
+    let photo = crate::support::with_segment(&photo, 0xe1, &exif);
+    process(&one(edge(64)), &photo).expect("a sound photo");
+    assert_eq!(code(&photo[..photo.len() / 2]), "truncated_image");
+}
+
+#[test]
+fn garbage_between_segments_is_salvaged_only_on_request() {
+    let photo = jpeg(&scene(640, 480), 90, Subsamp::Sub2x2, false);
+    let mut settings = one(edge(320));
+    let expected = process(&settings, &photo).expect("a sound photo").variants;
+    let tables = photo.windows(2).position(|pair| pair == [0xff, 0xdb]).expect("tables");
+    let odd = [&photo[..tables], &[0], &photo[tables..]].concat();
+    assert_eq!(process(&settings, &odd).expect_err("a warning").code(), "corrupt_image");
+    settings.damaged = Damaged::Salvage;
+    let processed = process(&settings, &odd).expect("its pixels are whole");
+    assert!(processed.is_salvaged);
+    assert_eq!(processed.variants, expected);
+    let cut = process(&settings, &odd[..odd.len() / 2]).expect("one half");
+    assert!(cut.is_salvaged && cut.variants != expected);
+}
+
+#[test]
 fn a_file_cut_anywhere_is_refused_and_said_to_be_cut() {
     let picture = scene(160, 120);
     let files = [
