@@ -118,7 +118,7 @@ pub enum PipelineError {
     /// A buffer could not be allocated. Worth another try on a machine with free memory.
     #[error("out of memory: {bytes} bytes were needed")]
     OutOfMemory {
-        /// Size of the allocation that failed.
+        /// Size of the allocation that failed; where a codec does not tell, what it needs beside the pixels.
         bytes: u64,
     },
     /// An encoder or the resizer failed: a bug here or in a codec, not in the input.

@@ -198,6 +198,33 @@ async fn memory_and_time_are_limited() {
     assert!(matches!(pool.process(file).await, Err(PoolError::TimedOut)));
 }
 
+/// The photo as a progressive one of another size: what its decoder sets up before it reads a scan.
+fn progressive(photo: &[u8], side: u16) -> Bytes {
+    let frame = photo.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
+    let side = side.to_be_bytes();
+    let sizes = [photo[frame + 2], photo[frame + 3], 8, side[0], side[1], side[0], side[1]];
+    [&photo[..frame], &[0xff, 0xc2], &sizes, &photo[frame + 9..]].concat().into()
+}
+
+#[tokio::test]
+async fn what_a_codec_in_c_cannot_allocate_is_told_as_memory_too() {
+    // All coefficients of 64 megapixels at once: 192 MB at the least, for 24 MB of pixels at half the size.
+    let photo = progressive(&picture(64, 64, ImageFormat::Jpeg), 8000);
+    // Hash chains and more for 16 megapixels: several hundred MB, for 48 MB of pixels.
+    let mut packed = VariantSpec::new("packed", Target::LongEdge(4000)).with_format(Output::WebP);
+    packed.lossless = true;
+    let mut settings = Settings::default();
+    settings.variants = vec![packed];
+    let flat = encode(RgbImage::new(4000, 4000), ImageFormat::Png);
+    for (settings, file, memory_mb) in [(Settings::default(), photo, 192), (settings, flat, 320)] {
+        let pool = Pool::processes(settings, 1, LIMITS, Isolation { memory_mb, ..isolation() });
+        match pool.process(file).await {
+            Err(PoolError::Refused { code, is_permanent: true, .. }) => assert_eq!(code, "memory_limit"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// A program that answers an image as the script says.
 fn impostor(folder: &Path, script: &str) -> PathBuf {
     let path = folder.join("impostor");

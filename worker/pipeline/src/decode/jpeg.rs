@@ -40,7 +40,7 @@ impl JpegDecoder {
         scale: f64,
         settings: &Settings,
     ) -> Result<Decoded<'a>, PipelineError> {
-        let failed = |error: turbojpeg::Error| PipelineError::undecodable(Format::Jpeg, error);
+        let failed = |error| failed(error, probed);
         let setup = |error| PipelineError::encode("setting up the JPEG decoder", error);
         // A decompressor that met an error is dropped: the next image starts from a clean one.
         let mut decompressor = match self.inner.take() {
@@ -78,6 +78,10 @@ impl JpegDecoder {
                 self.inner = Some(decompressor);
                 matches!(bytes, Cow::Owned(_))
             }
+            Err(error) if is_out_of_memory(&error) => {
+                raster.recycle(buffers);
+                return Err(failed(error));
+            }
             // The library reports damage after it decoded what it could.
             Err(error) => {
                 if !may_salvage(settings) || raster.all_samples_mut().iter().all(|&sample| sample == UNTOUCHED) {
@@ -93,6 +97,23 @@ impl JpegDecoder {
             }
         };
         Ok(Decoded { raster, icc: probed.icc.clone(), is_salvaged })
+    }
+}
+
+fn failed(error: turbojpeg::Error, probed: &Probed<'_>) -> PipelineError {
+    if is_out_of_memory(&error) {
+        return PipelineError::OutOfMemory { bytes: probed.header.decoder_bytes };
+    }
+    PipelineError::undecodable(Format::Jpeg, error)
+}
+
+/// True where the library could not allocate: it says so in words only, one of its two layers these and the other those.
+fn is_out_of_memory(error: &turbojpeg::Error) -> bool {
+    match error {
+        turbojpeg::Error::TurboJpegError(text) => {
+            text.contains("Insufficient memory") || text.contains("Memory allocation failure")
+        }
+        other => matches!(other, turbojpeg::Error::Null),
     }
 }
 

@@ -43,8 +43,10 @@ pub(super) enum Pixels<'a> {
 /// libwebp refused or failed.
 #[derive(Debug)]
 pub(super) enum WebpError {
-    /// The settings or the size are out of range, or there is no memory.
+    /// The settings or the size are out of range.
     Setup(&'static str),
+    /// There is no memory.
+    Memory,
     /// The encoder's own code.
     Encoder(WebPEncodingError),
 }
@@ -53,12 +55,23 @@ impl fmt::Display for WebpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setup(step) => write!(f, "libwebp refused {step}"),
+            Self::Memory => write!(f, "libwebp has no memory"),
             Self::Encoder(code) => write!(f, "libwebp failed with {code:?}"),
         }
     }
 }
 
 impl std::error::Error for WebpError {}
+
+impl From<WebPEncodingError> for WebpError {
+    fn from(code: WebPEncodingError) -> Self {
+        match code {
+            WebPEncodingError::VP8_ENC_ERROR_OUT_OF_MEMORY
+            | WebPEncodingError::VP8_ENC_ERROR_BITSTREAM_OUT_OF_MEMORY => Self::Memory,
+            code => Self::Encoder(code),
+        }
+    }
+}
 
 /// Encodes one image.
 ///
@@ -72,7 +85,7 @@ pub(super) fn encode(width: usize, height: usize, pixels: &Pixels<'_>, options: 
     picture.0.custom_ptr = (&raw mut writer.0).cast();
     // SAFETY: config is validated; the picture owns allocated planes; the writer outlives the call and is used by nobody else.
     let is_done = unsafe { WebPEncode(&config, &mut picture.0) } != 0;
-    if is_done { Ok(writer.bytes().to_vec()) } else { Err(WebpError::Encoder(picture.0.error_code)) }
+    if is_done { Ok(writer.bytes().to_vec()) } else { Err(picture.0.error_code.into()) }
 }
 
 fn config(options: Options) -> Result<WebPConfig, WebpError> {
@@ -104,22 +117,30 @@ impl Picture {
             Pixels::Rgb(rgb) => {
                 check_length(rgb, width * height * 3)?;
                 // SAFETY: the slice holds height rows of 3 * width bytes, as just checked.
-                check(unsafe { WebPPictureImportRGB(&mut picture.0, rgb.as_ptr(), (width * 3) as i32) })?;
+                let result = unsafe { WebPPictureImportRGB(&mut picture.0, rgb.as_ptr(), (width * 3) as i32) };
+                picture.check(result)?;
             }
             Pixels::Rgba(rgba) => {
                 check_length(rgba, width * height * 4)?;
                 // SAFETY: the slice holds height rows of 4 * width bytes, as just checked.
-                check(unsafe { WebPPictureImportRGBA(&mut picture.0, rgba.as_ptr(), (width * 4) as i32) })?;
+                let result = unsafe { WebPPictureImportRGBA(&mut picture.0, rgba.as_ptr(), (width * 4) as i32) };
+                picture.check(result)?;
             }
             Pixels::Planes(fill) => picture.allocate_planes(fill)?,
         }
         Ok(picture)
     }
 
+    /// What a call that filled the picture has to say.
+    fn check(&self, result: i32) -> Result<(), WebpError> {
+        if result == 0 { Err(self.0.error_code.into()) } else { Ok(()) }
+    }
+
     fn allocate_planes(&mut self, fill: &FillPlane<'_>) -> Result<(), WebpError> {
-        let picture = &mut self.0;
         // SAFETY: the picture is initialised, with a size in range and no memory of its own yet.
-        check(unsafe { WebPPictureAlloc(picture) })?;
+        let result = unsafe { WebPPictureAlloc(&mut self.0) };
+        self.check(result)?;
+        let picture = &mut self.0;
         let (height, half) = (picture.height as usize, (picture.height as usize).div_ceil(2));
         let planes = [
             (picture.y, picture.y_stride, height),
@@ -173,10 +194,6 @@ impl Drop for Writer {
         // SAFETY: the writer was initialised by new.
         unsafe { WebPMemoryWriterClear(&mut self.0) };
     }
-}
-
-fn check(result: i32) -> Result<(), WebpError> {
-    if result == 0 { Err(WebpError::Setup("the pixels")) } else { Ok(()) }
 }
 
 fn check_length(pixels: &[u8], needed: usize) -> Result<(), WebpError> {

@@ -23,7 +23,8 @@ pub(super) fn encode(raster: &Raster, spec: &VariantSpec) -> Result<Vec<u8>, Pip
         Layout::Rgb => Pixels::Rgb(raster.samples(0)),
         _ => Pixels::Planes(&|index, rows, stride| fill_plane(raster, index, rows, stride)),
     };
-    libwebp::encode(raster.width, raster.height, &pixels, options(spec)).map_err(failed)
+    libwebp::encode(raster.width, raster.height, &pixels, options(spec))
+        .map_err(|error| failed(error, (raster.width, raster.height)))
 }
 
 /// An animated variant in the making.
@@ -35,24 +36,31 @@ pub(crate) struct AnimatedVariant {
 impl AnimatedVariant {
     /// A variant of `size` pixels that plays `loops` times; 0 is for ever.
     pub(crate) fn new(size: (usize, usize), loops: u16, spec: &VariantSpec) -> Result<Self, PipelineError> {
-        Ok(Self { animation: Animation::new(size, loops, options(spec)).map_err(failed)?, end_ms: 0 })
+        let animation = Animation::new(size, loops, options(spec)).map_err(|error| failed(error, size))?;
+        Ok(Self { animation, end_ms: 0 })
     }
 
     /// Adds a frame of unmultiplied RGBA, shown for `delay_ms`.
     pub(crate) fn add(&mut self, frame: &Raster, delay_ms: i32) -> Result<(), PipelineError> {
-        self.animation.add(frame.samples(0), self.end_ms).map_err(failed)?;
+        let size = (frame.width, frame.height);
+        self.animation.add(frame.samples(0), self.end_ms).map_err(|error| failed(error, size))?;
         self.end_ms = self.end_ms.saturating_add(delay_ms);
         Ok(())
     }
 
     /// The file, with an EXIF block where one is given.
     pub(crate) fn finish(self, exif: Option<&[u8]>, last: &Raster) -> Result<Vec<u8>, PipelineError> {
-        Ok(super::metadata::add_to_webp(self.animation.finish(self.end_ms).map_err(failed)?, last, exif))
+        let file = self.animation.finish(self.end_ms).map_err(|error| failed(error, (last.width, last.height)))?;
+        Ok(super::metadata::add_to_webp(file, last, exif))
     }
 }
 
-fn failed(error: WebpError) -> PipelineError {
-    PipelineError::encode("encoding WebP", error)
+fn failed(error: WebpError, (width, height): (usize, usize)) -> PipelineError {
+    match error {
+        // What it failed to get is not told: a picture of four bytes a pixel is the least of it.
+        WebpError::Memory => PipelineError::OutOfMemory { bytes: 4 * (width * height) as u64 },
+        error => PipelineError::encode("encoding WebP", error),
+    }
 }
 
 /// libwebp's settings for a variant.

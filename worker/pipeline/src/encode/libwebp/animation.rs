@@ -40,7 +40,7 @@ impl Animation {
         let mut picture = Picture::new(self.size.0, self.size.1, &Pixels::Rgba(rgba), true)?;
         // SAFETY: the encoder is live; the picture has pixels of the encoder's size and is copied by the call; config is validated.
         let is_added = unsafe { WebPAnimEncoderAdd(self.encoder, &mut picture.0, at_ms, &self.config) } != 0;
-        if is_added { Ok(()) } else { Err(WebpError::Encoder(picture.0.error_code)) }
+        if is_added { Ok(()) } else { Err(picture.0.error_code.into()) }
     }
 
     /// The file. `end_ms` is when the last frame ends.
