@@ -77,8 +77,9 @@ impl Settings {
             }
             None => {}
         }
-        if self.limits.max_side_px == 0 || self.limits.max_pixels == 0 || self.limits.max_file_bytes == 0 {
-            problems.push("limits must be at least 1".to_owned());
+        let Limits { max_file_bytes, max_pixels, max_side_px, max_listed_frames, .. } = self.limits;
+        if max_side_px == 0 || max_pixels == 0 || max_file_bytes == 0 || max_listed_frames == 0 {
+            problems.push("limits of size and of frames listed must be at least 1".to_owned());
         }
         if problems.is_empty() { Ok(()) } else { Err(PipelineError::InvalidSettings(problems.join("; "))) }
     }

@@ -149,6 +149,16 @@ fn garbage_between_segments_is_salvaged_only_on_request() {
 }
 
 #[test]
+fn limits_at_their_ends_are_heeded_or_refused() {
+    let photo = jpeg(&scene(64, 64), 80, Subsamp::Sub2x2, true);
+    let mut settings = one(edge(64));
+    settings.limits.max_scans = u32::MAX;
+    process(&settings, &photo).expect("no limit to speak of");
+    settings.limits.max_listed_frames = 0;
+    assert_eq!(settings.validate().expect_err("no frame at all").code(), "invalid_settings");
+}
+
+#[test]
 fn a_file_cut_anywhere_is_refused_and_said_to_be_cut() {
     let picture = scene(160, 120);
     let files = [
