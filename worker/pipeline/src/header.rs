@@ -71,6 +71,8 @@ impl Header {
 pub(crate) struct Probed<'a> {
     pub(crate) header: Header,
     pub(crate) icc: Option<Cow<'a, [u8]>>,
+    /// An ICC profile as PNG packs it.
+    pub(crate) packed_icc: Option<&'a [u8]>,
     pub(crate) exif: Option<Cow<'a, [u8]>>,
     /// Pixels of all frames of an animation together.
     pub(crate) animation_pixels: u64,
@@ -99,6 +101,7 @@ impl<'a> Probed<'a> {
         Self {
             header,
             icc: None,
+            packed_icc: None,
             exif: None,
             animation_pixels: 0,
             loops: 0,

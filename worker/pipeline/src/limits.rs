@@ -18,7 +18,7 @@ pub struct Limits {
     pub max_listed_frames: u32,
     /// Pixels of all frames, each counted as the whole canvas at the least, where a variant is animated. Default 50,000,000.
     pub max_animation_pixels: u64,
-    /// ICC profile in bytes. Default 4 MiB.
+    /// ICC profile in bytes, unpacked. Default 4 MiB.
     pub max_icc_bytes: u64,
     /// EXIF block in bytes. Default 1 MiB.
     pub max_exif_bytes: u64,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use fdeflate::{BoundedDecompressionError, decompress_to_vec_bounded};
 use moxcms::{ColorProfile, DataColorSpace};
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
@@ -14,7 +15,7 @@ use crate::raster::{Layout, Raster};
 use crate::settings::Settings;
 use crate::{Format, PipelineError};
 
-/// What the decoder may hold besides pixels and the colour profile: rows and chunk bodies. A row of 16,384 pixels has 128 KiB.
+/// What the decoder may hold besides pixels: rows and chunk bodies. A row of 16,384 pixels has 128 KiB.
 const WORKING_BYTES: usize = 8 << 20;
 
 pub(super) fn decode<'a>(
@@ -23,15 +24,15 @@ pub(super) fn decode<'a>(
     probed: &Probed<'a>,
     settings: &Settings,
 ) -> Result<Decoded<'a>, PipelineError> {
+    let mut icc = profile(probed, &settings.limits)?;
     let limits = Limits { bytes: settings.limits.max_icc_bytes as usize + WORKING_BYTES };
     let mut decoder = Decoder::new_with_limits(reader, limits);
     decoder.set_transformations(Transformations::normalize_to_color8());
     // Text can be a bomb of its own and is never kept.
     decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     decoder.ignore_checksums(may_salvage(settings));
     let mut reader = decoder.read_info().map_err(classify)?;
-    let packed = reader.info().icc_profile.as_ref().filter(|_| probed.header.has_icc);
-    let mut icc = probed.icc.clone().or_else(|| packed.map(|profile| Cow::Owned(profile.to_vec())));
     let (width, height) = reader.info().size();
     let (colour, _) = reader.output_color_type();
     let layout = match colour {
@@ -63,6 +64,21 @@ pub(super) fn decode<'a>(
         premultiply(raster.samples_mut(0));
     }
     Ok(Decoded { raster, icc, is_salvaged })
+}
+
+/// The profile, unpacked as far as it is allowed to be large. One that cannot be unpacked is none, as in browsers.
+fn profile<'a>(probed: &Probed<'a>, limits: &crate::Limits) -> Result<Option<Cow<'a, [u8]>>, PipelineError> {
+    let Some(packed) = probed.packed_icc.filter(|_| probed.header.has_icc && probed.icc.is_none()) else {
+        return Ok(probed.icc.clone());
+    };
+    let max_bytes = limits.max_icc_bytes;
+    match decompress_to_vec_bounded(packed, usize::try_from(max_bytes).unwrap_or(usize::MAX)) {
+        Ok(profile) => Ok(Some(Cow::Owned(profile))),
+        Err(BoundedDecompressionError::OutputTooLarge { .. }) => {
+            Err(PipelineError::MetadataTooLarge { kind: "ICC", max_bytes })
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// Two bytes a pixel, packed at the front, to four, in place: from the end, so that nothing is overwritten before it is read.

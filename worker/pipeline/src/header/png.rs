@@ -35,6 +35,7 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
             b"iCCP" if !has_pixels => {
                 check_block("ICC", body.len(), limits.max_icc_bytes)?;
                 probed.header.has_icc = true;
+                probed.packed_icc = packed_profile(body);
             }
             // Full range without a matrix; the decoder refuses other matrices.
             b"cICP" if !has_pixels && matches!(body, [_, _, 0, 1]) => code_points = Some((body[0], body[1])),
@@ -79,6 +80,12 @@ pub(super) fn probe<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Probed<'a>, 
         return Err(cut());
     }
     Ok(probed)
+}
+
+/// What follows the name and the method of packing, of which there is one.
+fn packed_profile(body: &[u8]) -> Option<&[u8]> {
+    let name = body.iter().take(80).position(|&byte| byte == 0).filter(|length| *length > 0)?;
+    body[name + 1..].strip_prefix(&[0])
 }
 
 /// The eight numbers of `cHRM`.

@@ -297,14 +297,23 @@ fn decorated_png(decorate: impl FnOnce(&mut png::Info<'_>)) -> Vec<u8> {
 #[test]
 fn compressed_metadata_that_unpacks_to_much_is_left_packed() {
     const HUGE: usize = 20 << 20;
-    let profile = decorated_png(|info| info.icc_profile = Some(vec![0; HUGE].into()));
-    let text = decorated_png(|info| {
+    let bomb = decorated_png(|info| {
         info.compressed_latin1_text.push(png::text_metadata::ZTXtChunk::new("Comment", "a".repeat(HUGE)));
     });
-    for bomb in [profile, text] {
-        assert!(bomb.len() < 1 << 20);
-        let processed = process(&one(edge(8)), &bomb).expect("sound pixels");
-        assert_eq!((processed.header.width, processed.variants[0].width), (8, 8));
+    assert!(bomb.len() < 1 << 20);
+    let processed = process(&one(edge(8)), &bomb).expect("sound pixels");
+    assert_eq!((processed.header.width, processed.variants[0].width), (8, 8));
+}
+
+#[test]
+fn a_packed_profile_is_held_against_the_limit_as_it_is_unpacked() {
+    const MIB: usize = 1 << 20;
+    let file = |bytes: usize| decorated_png(|info| info.icc_profile = Some(vec![0; bytes].into()));
+    for bytes in [1000, 3 * MIB, 4 * MIB] {
+        process(&one(edge(8)), &file(bytes)).expect("within the limit");
+    }
+    for bytes in [4 * MIB + 1, 8 * MIB, 12 * MIB - 1000, 20 * MIB] {
+        assert_eq!(code(&file(bytes)), "metadata_too_large", "{bytes}");
     }
 }
 
