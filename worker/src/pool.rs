@@ -7,6 +7,7 @@
 mod child;
 mod children;
 mod plausible;
+mod ready;
 mod threads;
 mod wire;
 

@@ -2,7 +2,8 @@
 //! no file and no socket, write no file, and start no process; what it inherited is its pipes, and an empty environment.
 
 use super::{
-    threads::deadline,
+    ready::is_readable,
+    threads::{REST_AFTER, deadline},
     wire::{ANSWER, Answer, DECODED, READY, Setup},
 };
 use oneiro_pipeline::{Processed, Processor, Stage};
@@ -12,6 +13,7 @@ use rustix::{
 };
 use std::{
     io::{self, ErrorKind, Read, Write},
+    os::fd::AsFd,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     time::Duration,
@@ -32,7 +34,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
+fn serve(input: &mut (impl Read + AsFd), output: &mut impl Write) -> io::Result<()> {
     let setup = read_setup(input)?;
     give_up_rights(setup.memory_bytes)?;
     // A panic is answered; its text would fill the pipe that nobody reads while the child lives.
@@ -42,6 +44,10 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     let decode = Duration::from_millis(setup.decode_ms);
     let mut processor = Processor::new(setup.settings.clone());
     loop {
+        // Nothing of the next image is read already: it is sent when the last is answered.
+        if !is_readable(input.as_fd(), REST_AFTER) {
+            processor.rest();
+        }
         let mut length = [0; 8];
         match input.read_exact(&mut length) {
             Ok(()) => {}

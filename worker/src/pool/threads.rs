@@ -20,8 +20,8 @@ use tokio::{
     time::timeout,
 };
 
-/// A thread that has had no image for so long gives its buffers back.
-const REST_AFTER: Duration = Duration::from_secs(2);
+/// A thread or child that has had no image for so long gives its buffers back.
+pub(super) const REST_AFTER: Duration = Duration::from_secs(2);
 
 struct Order {
     bytes: Bytes,

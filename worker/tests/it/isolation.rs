@@ -82,6 +82,13 @@ fn busy(program: &Path) -> Option<i32> {
     entries.find_map(|entry| is_busy(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
+/// Bytes that a process holds in memory.
+fn resident(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.split_whitespace().next().expect("a number").parse::<u64>().expect("a number") * 1024
+}
+
 /// How many descriptors a process may have.
 fn most_files(pid: i32) -> String {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("Linux");
@@ -223,6 +230,20 @@ async fn what_a_codec_in_c_cannot_allocate_is_told_as_memory_too() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_child_without_images_gives_its_buffers_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = named_program(folder.path());
+    let pool = Pool::processes(settings(), 1, LIMITS, Isolation { program: program.clone(), ..isolation() });
+    let file = picture(4000, 3000, ImageFormat::Png);
+    assert_eq!(pool.process(file.clone()).await.expect("a picture").variants.len(), 3);
+    let child = eventually("a child that has worked", || busy(&program)).await;
+    let pixels = 4000 * 3000 * 3;
+    eventually("the child to rest", || (resident(child) < pixels).then_some(())).await;
+    assert_eq!(pool.process(file).await.expect("the same again").variants.len(), 3);
+    assert_eq!(busy(&program), Some(child), "the same process");
 }
 
 /// A program that answers an image as the script says.
