@@ -104,7 +104,11 @@ SERVERS = {
 
 
 def output_of(*command):
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    """Nothing where there is no such program."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def commit():
