@@ -5,7 +5,7 @@
 //! | worker, once | `u32` length, JSON [`Setup`], then the watermark's file |
 //! | worker, for each image | `u64` length, the image |
 //! | child, once | [`READY`], when it is set up |
-//! | child, for each image | [`DECODED`] once the pixels are decoded (not where that fails), then [`ANSWER`], `u32` length, JSON [`Answer`], then the variants' files |
+//! | child, for each image | [`DECODED`] once the pixels are decoded, of an animation the first frame's (not where that fails), then [`ANSWER`], `u32` length, JSON [`Answer`], then the variants' files |
 //!
 //! Integers are little endian. The child is believed nothing: whoever got hold of it through a codec may say anything, so lengths are
 //! bounded and every word must be one of these.
