@@ -6,7 +6,7 @@ import { showExpectedText, type ExpectedPicture } from "./dream-text.js";
 import { caretAt, hasFiles } from "./file-drop.js";
 import { Photos } from "./photos.js";
 import { photoIndex, problemText } from "./problem-text.js";
-import { loadDraft, saveDraft } from "./storage.js";
+import { loadDraft, loadDraftOwner, saveDraft, saveDraftOwner } from "./storage.js";
 import { texts } from "./texts.js";
 
 /** A pause in typing after which the draft is kept. */
@@ -32,15 +32,12 @@ export class Composer {
   );
   private draftTimer: ReturnType<typeof setTimeout> | undefined;
   private sending: AbortController | null = null;
+  private owner: string | null = null;
 
   constructor(
     private readonly api: DreamsApi,
     private readonly onSaved: (dream: Dream, expected: readonly ExpectedPicture[]) => void,
   ) {
-    const draft = loadDraft();
-    this.title.value = draft.title;
-    this.content.value = draft.content;
-    void this.photos.restore(draft.content);
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       void this.submit();
@@ -62,6 +59,22 @@ export class Composer {
     });
     byId("cancel-upload", HTMLButtonElement).addEventListener("click", () => this.cancel());
     this.acceptDrops();
+  }
+
+  /** Brings back the draft of who has signed in. Somebody else's is thrown away: it is not theirs to see. */
+  open(owner: string): void {
+    if (owner === this.owner) return;
+    const isTheirs = [null, owner].includes(this.owner ?? loadDraftOwner());
+    this.owner = owner;
+    saveDraftOwner(owner);
+    if (!isTheirs) {
+      this.reset();
+      return;
+    }
+    const draft = loadDraft();
+    this.title.value = draft.title;
+    this.content.value = draft.content;
+    void this.photos.restore(draft.content);
   }
 
   /** Ends an upload that is under way, as when signing out: whoever signs in next is not shown its dream. */

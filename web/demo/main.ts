@@ -45,5 +45,6 @@ function showApp(): void {
   showText(who, session.name);
   who.title = texts.signedInAs(session.name);
   signOut.hidden = false;
+  composer.open(session.owner);
   void journal.load();
 }

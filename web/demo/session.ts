@@ -24,6 +24,11 @@ export class Session {
     return this.current?.name ?? "";
   }
 
+  /** Tells one who signs in from another. */
+  get owner(): string {
+    return this.current?.userId ?? this.name;
+  }
+
   /** The token provider of every request and socket of the page. */
   readonly token = (request: TokenRequest): Promise<string | null> => {
     if (this.current === null) return Promise.resolve(null);

@@ -46,6 +46,16 @@ export function loadDraft(): StoredDraft {
   return { title: isString(title) ? title : "", content: isString(content) ? content : "" };
 }
 
+/** Whose draft is kept; `null` where nobody has begun one. */
+export function loadDraftOwner(): string | null {
+  const value = load("draft-owner");
+  return isString(value) ? value : null;
+}
+
+export function saveDraftOwner(owner: string): void {
+  save("draft-owner", owner);
+}
+
 /** False where it could not be kept. */
 export function saveDraft(draft: StoredDraft): boolean {
   return save("draft", draft.title === "" && draft.content === "" ? null : draft);

@@ -236,6 +236,41 @@ async fn an_upload_takes_no_more_photos_and_is_not_shown_to_the_next_user() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_draft_is_kept_for_who_wrote_it_and_shown_to_nobody_else() -> Result<()> {
+    let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
+    let mut browser = Browser::start(oneiro.artifacts()).await?;
+    sign_in(&mut browser, &oneiro).await?;
+    let form =
+        "[document.querySelector('#title').value, document.querySelectorAll('[data-testid=photo]').length].join()";
+    browser
+        .evaluate(
+            "(() => { const files = new DataTransfer(); files.items.add(new File(['x'], 'mine.png', { type: 'image/png' })); \
+             const input = document.querySelector('#files'); input.files = files.files; input.dispatchEvent(new Event('change')); })()",
+        )
+        .await?;
+    browser.fill("#title", "Private").await?;
+    browser.wait_for("document.querySelector('#draft-note').textContent !== ''").await?;
+    browser.evaluate("location.reload()").await?;
+    browser.wait_for(&format!("{form} === 'Private,1'")).await?;
+    // Away and back again.
+    let sign_in_as = async |browser: &mut Browser, id: &str| {
+        browser.click("#sign-out").await?;
+        browser.fill("#user-id", id).await?;
+        browser.fill("#username", "").await?;
+        browser.click("#sign-in").await?;
+        browser.wait_for("document.querySelector('#app-view')?.offsetParent != null").await
+    };
+    sign_in_as(&mut browser, "1").await?;
+    browser.wait_for(&format!("{form} === 'Private,1'")).await?;
+    sign_in_as(&mut browser, "2").await?;
+    assert_eq!(browser.evaluate(form).await?, ",0", "Bob sees none of it");
+    browser.evaluate("location.reload()").await?;
+    browser.wait_for("document.querySelector('#app-view')?.offsetParent != null").await?;
+    assert_eq!(browser.evaluate(form).await?, ",0", "nor later");
+    browser.expect_no_problems()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn typing_writes_photos_only_where_it_moves_them() -> Result<()> {
     let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
     let mut browser = Browser::start(oneiro.artifacts()).await?;
