@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { createRequire } from 'node:module';
 
-const require = createRequire(path.resolve('var/bench/node/package.json'));
+const require = createRequire(path.resolve(process.env.ONEIRO_VAR ?? 'var', 'bench/node/package.json'));
 const sharp = require('sharp');
 sharp.concurrency(1);
 sharp.cache(false);

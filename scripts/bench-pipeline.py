@@ -1,4 +1,4 @@
-"""Runs all engines of scripts/bench-pipeline on the same inputs and writes docs/bench/pipeline.md. Start it through that script."""
+"""Runs all engines of scripts/bench-pipeline on the same inputs and prints a report. Start it through that script."""
 import argparse
 import json
 import os
@@ -18,11 +18,20 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 Image.MAX_IMAGE_PIXELS = None
 ROOT = Path(__file__).resolve().parent.parent
-INPUTS = ROOT / "var/bench/in"
 SAMPLES = Path(skimage.__file__).parent / "data"
+parser = argparse.ArgumentParser()
+parser.add_argument("--bench", type=Path, required=True)
+parser.add_argument("--examples", type=Path, required=True)
+parser.add_argument("--seconds", type=float, default=3)
+parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--avif", action="store_true")
+parser.add_argument("--out", type=Path)
+arguments = parser.parse_args()
+INPUTS = arguments.bench / "in"
+OURS = [str(arguments.examples / "pipeline_bench")]
 ENGINES = {
-    "Oneiro": ["target/dist/examples/pipeline_bench"],
-    "Oneiro, effort 2": ["target/dist/examples/pipeline_bench"],
+    "Oneiro": OURS,
+    "Oneiro, effort 2": OURS,
     "sharp, clone()": ["node", "scripts/bench-pipeline-sharp.mjs"],
     "libvips, hand-tuned cascade": [sys.executable, "scripts/bench-pipeline-engines.py", "pyvips"],
     "Pillow": [sys.executable, "scripts/bench-pipeline-engines.py", "pillow"],
@@ -95,7 +104,7 @@ def measure(jobs, rounds, seconds, files):
 
 def quality(engine, job, files):
     """Bytes, SSIM and PSNR of the variants against a full decode resampled with Lanczos."""
-    out = ROOT / "var/bench/out" / engine.split()[0].strip(",").lower()
+    out = arguments.bench / "out" / engine.split()[0].strip(",").lower()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     subprocess.run(command(engine, job, 1, 0, str(out), files), cwd=ROOT, check=True, capture_output=True)
@@ -131,16 +140,7 @@ def quality_for(engine, job, files, likeness):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--profile", default="dist")
-    parser.add_argument("--avif", action="store_true")
-    arguments = parser.parse_args()
     seconds = arguments.seconds
-    for engine in ENGINES:
-        if engine.startswith("Oneiro"):
-            ENGINES[engine] = [f"target/{arguments.profile}/examples/pipeline_bench"]
     make_inputs()
     versions, blocks = {}, []
     for title, job, files in JOBS + [AVIF_JOB] * arguments.avif:
@@ -163,7 +163,7 @@ def main():
             if likeness:
                 label += f", at its quality {own_job.partition('-quality')[2]}"
             rows.append(f"| {label} | {run['cpu_ms']:.1f} | {ratio:.2f} | {1000 / run['cpu_ms']:.1f} | {run['peak_mb']:.0f} | {told} |")
-            print(title, "|", rows[-1], flush=True)
+            print(title, "|", rows[-1], file=sys.stderr, flush=True)
         head = "| engine | CPU ms an image | times ours | images/s/core | peak MB | size px: bytes, SSIM, PSNR dB |\n|---|---|---|---|---|---|"
         blocks.append(f"## {title[0].upper()}{title[1:]}\n\n{head}\n" + "\n".join(rows))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -183,9 +183,9 @@ metadata stripped. Not equal: the row with effort 2 trades bytes for time; peak 
 are against a full decode resampled with Lanczos.
 
 """ + "\n\n".join(blocks) + "\n"
-    target = ROOT / "docs/bench/pipeline.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text)
 
 
 main()

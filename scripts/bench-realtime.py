@@ -21,9 +21,9 @@ LEAST_CONNECTIONS = 1000
 PATIENCE_SECONDS = 150
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--bench", type=Path)
-parser.add_argument("--examples", type=Path)
-parser.add_argument("--redis")
+parser.add_argument("--bench", type=Path, required=True)
+parser.add_argument("--examples", type=Path, required=True)
+parser.add_argument("--redis", required=True)
 parser.add_argument("--connections", type=int, default=10_000)
 parser.add_argument("--only", action="append")
 parser.add_argument("--out", type=Path)

@@ -35,6 +35,12 @@ if ! have foreman && [ -x "$ONEIRO_VAR/gems/bin/foreman" ]; then
   export PATH="$ONEIRO_VAR/gems/bin:$PATH" GEM_PATH="$ONEIRO_VAR/gems"
 fi
 
+# built_in PROFILE: the folder of what Cargo builds with a profile.
+built_in() {
+  case "$1" in dev) set -- debug ;; esac
+  echo "${CARGO_TARGET_DIR:-target}/$1"
+}
+
 # The browser that the page test drives; fails where there is none.
 browser() {
   local program

@@ -85,6 +85,18 @@ impl Browser {
         Ok(())
     }
 
+    /// Loads the page anew and waits until it has loaded.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn reload(&mut self) -> Result<()> {
+        // The old document answers until the new one is there.
+        self.evaluate("window.isOld = true").await?;
+        self.tools.call("Page.reload", json!({})).await?;
+        self.wait_for("window.isOld === undefined && document.readyState === 'complete'").await?;
+        Ok(())
+    }
+
     /// The value of a JavaScript expression (awaited where it is a promise).
     ///
     /// # Errors

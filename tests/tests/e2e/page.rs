@@ -2,16 +2,35 @@
 
 use anyhow::{Context, Result, ensure};
 use oneiro_tests::{Oneiro, Tier, browser::Browser, photo};
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// Signs in on the page as a development user.
+/// Opens the page and signs in as a development user.
 async fn sign_in(browser: &mut Browser, oneiro: &Oneiro) -> Result<()> {
     browser.open(&oneiro.url(Tier::Api)).await?;
-    browser.fill("#user-id", "1").await?;
-    browser.fill("#username", "ada").await?;
+    sign_in_as(browser, "1", "ada").await
+}
+
+/// Fills in the page's form to sign in.
+async fn sign_in_as(browser: &mut Browser, id: &str, name: &str) -> Result<()> {
+    browser.fill("#user-id", id).await?;
+    browser.fill("#username", name).await?;
     browser.click("#sign-in").await?;
-    browser.wait_for("document.querySelector('#compose')?.offsetParent !== null").await?;
+    signed_in(browser).await
+}
+
+async fn signed_in(browser: &mut Browser) -> Result<()> {
+    browser.wait_for("document.querySelector('#app-view')?.offsetParent != null").await?;
     Ok(())
+}
+
+/// Number of photos in the form.
+const PHOTOS: &str = "document.querySelectorAll('[data-testid=photo]').length";
+/// Number of dreams in the journal.
+const DREAMS: &str = "document.querySelectorAll('[data-testid=dream]').length";
+
+/// What an expression says half a second after the page was made to do something: long enough for what must not happen.
+async fn a_moment_after(browser: &mut Browser, deed: &str, expression: &str) -> Result<Value> {
+    browser.evaluate(&format!("({deed}, new Promise((told) => setTimeout(told, 500)).then(() => {expression}))")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,10 +58,10 @@ async fn photos_dropped_on_the_page_appear_in_the_text_at_their_positions() -> R
     let caret = |at: usize| format!("document.querySelector('#content').setSelectionRange({at}, {at})");
     browser.evaluate(&caret(position)).await?;
     browser.choose_files("#files", &paths[..1]).await?;
-    browser.wait_for("document.querySelectorAll('[data-testid=photo]').length === 1").await?;
+    browser.wait_for(&format!("{PHOTOS} === 1")).await?;
     browser.evaluate("document.querySelector('#content').setSelectionRange(99999, 99999)").await?;
     browser.choose_files("#files", &paths[1..]).await?;
-    browser.wait_for("document.querySelectorAll('[data-testid=photo]').length === 2").await?;
+    browser.wait_for(&format!("{PHOTOS} === 2")).await?;
     browser.screenshot("2-ready-to-send.png").await?;
     browser.click("#submit").await?;
 
@@ -182,12 +201,7 @@ async fn an_answer_that_is_older_than_what_a_socket_told_is_dropped() -> Result<
         )
         .await?;
     browser.wait_for(&format!("{STATUS} === 'completed'")).await?;
-    let status = browser
-        .evaluate(&format!(
-            "(held.forEach((go) => go()), new Promise((told) => setTimeout(told, 500)).then(() => {STATUS}))"
-        ))
-        .await?;
-    assert_eq!(status, "completed");
+    assert_eq!(a_moment_after(&mut browser, "held.forEach((go) => go())", STATUS).await?, "completed");
     browser.expect_no_problems()
 }
 
@@ -216,21 +230,13 @@ async fn an_upload_takes_no_more_photos_and_is_not_shown_to_the_next_user() -> R
              const input = document.querySelector('#files'); input.files = late.files; input.dispatchEvent(new Event('change')); })()",
         )
         .await?;
-    let photos =
-        "document.querySelectorAll('[data-testid=photo]').length + document.querySelector('#files').files.length";
-    assert_eq!(browser.evaluate(photos).await?, 0, "nothing is taken that would not be sent");
+    let taken = format!("{PHOTOS} + document.querySelector('#files').files.length");
+    assert_eq!(browser.evaluate(&taken).await?, 0, "nothing is taken that would not be sent");
 
     browser.click("#sign-out").await?;
-    browser.fill("#user-id", "2").await?;
-    browser.fill("#username", "bob").await?;
-    browser.click("#sign-in").await?;
+    sign_in_as(&mut browser, "2", "bob").await?;
     browser.wait_for("document.querySelector('#journal-empty')?.offsetParent != null").await?;
-    let shown = browser
-        .evaluate(
-            "(release(), new Promise((told) => setTimeout(told, 500)).then(() => document.querySelectorAll('[data-testid=dream]').length))",
-        )
-        .await?;
-    assert_eq!(shown, 0, "Bob sees no dream of Ada's");
+    assert_eq!(a_moment_after(&mut browser, "release()", DREAMS).await?, 0, "Bob sees no dream of Ada's");
     browser.wait_for("document.querySelector('#upload').hidden").await?;
     browser.expect_no_problems()
 }
@@ -240,33 +246,24 @@ async fn a_draft_is_kept_for_who_wrote_it_and_shown_to_nobody_else() -> Result<(
     let oneiro = Oneiro::builder().workers(0).env("ONEIRO_DEV_TOKENS", "1").start().await?;
     let mut browser = Browser::start(oneiro.artifacts()).await?;
     sign_in(&mut browser, &oneiro).await?;
-    let form =
-        "[document.querySelector('#title').value, document.querySelectorAll('[data-testid=photo]').length].join()";
-    browser
-        .evaluate(
-            "(() => { const files = new DataTransfer(); files.items.add(new File(['x'], 'mine.png', { type: 'image/png' })); \
-             const input = document.querySelector('#files'); input.files = files.files; input.dispatchEvent(new Event('change')); })()",
-        )
-        .await?;
+    let form = format!("[document.querySelector('#title').value, {PHOTOS}].join()");
+    let photo = oneiro.artifacts().path("mine.jpg");
+    std::fs::write(&photo, photo::jpeg(64, 48, 1)?)?;
+    browser.choose_files("#files", std::slice::from_ref(&photo)).await?;
     browser.fill("#title", "Private").await?;
     browser.wait_for("document.querySelector('#draft-note').textContent !== ''").await?;
-    browser.evaluate("location.reload()").await?;
+    browser.reload().await?;
     browser.wait_for(&format!("{form} === 'Private,1'")).await?;
     // Away and back again.
-    let sign_in_as = async |browser: &mut Browser, id: &str| {
-        browser.click("#sign-out").await?;
-        browser.fill("#user-id", id).await?;
-        browser.fill("#username", "").await?;
-        browser.click("#sign-in").await?;
-        browser.wait_for("document.querySelector('#app-view')?.offsetParent != null").await
-    };
-    sign_in_as(&mut browser, "1").await?;
+    browser.click("#sign-out").await?;
+    sign_in_as(&mut browser, "1", "ada").await?;
     browser.wait_for(&format!("{form} === 'Private,1'")).await?;
-    sign_in_as(&mut browser, "2").await?;
-    assert_eq!(browser.evaluate(form).await?, ",0", "Bob sees none of it");
-    browser.evaluate("location.reload()").await?;
-    browser.wait_for("document.querySelector('#app-view')?.offsetParent != null").await?;
-    assert_eq!(browser.evaluate(form).await?, ",0", "nor later");
+    browser.click("#sign-out").await?;
+    sign_in_as(&mut browser, "2", "bob").await?;
+    assert_eq!(browser.evaluate(&form).await?, ",0", "Bob sees none of it");
+    browser.reload().await?;
+    signed_in(&mut browser).await?;
+    assert_eq!(browser.evaluate(&form).await?, ",0", "nor later");
     browser.expect_no_problems()
 }
 
