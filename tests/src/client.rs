@@ -4,6 +4,10 @@ use crate::{Socket, Tier, eventually, within};
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Method, StatusCode, header::HeaderMap, multipart};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// What a request was answered.
 #[derive(Debug, Clone)]
@@ -132,6 +136,25 @@ impl User {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+
+    /// Begins a request whose body is still to come, and returns when `api` waits for it: then whatever it refuses unread has been let in.
+    ///
+    /// # Errors
+    /// When the request is answered instead.
+    pub async fn begin(&self, method: Method, path: &str, content_type: &str, length: usize) -> Result<TcpStream> {
+        let address = self.api.strip_prefix("http://").context("an address without TLS")?;
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n",
+            self.token()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+        within("the body is waited for", stream.read_exact(&mut go_on)).await??;
+        ensure!(go_on.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&go_on));
+        Ok(stream)
     }
 
     /// Sends a request and reads its whole answer.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use oneiro_tests::{Form, Oneiro, Process, Tier, User, eventually, photo, within};
+use reqwest::Method;
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,24 +96,12 @@ async fn a_stopped_worker_hands_its_jobs_back_and_ends_well() -> Result<()> {
 }
 
 /// An upload that has begun and does not go on: a process that stops has something to wait for.
-async fn begun_upload(oneiro: &Oneiro, ada: &User) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
-    let head = format!(
-        "POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\
-         Content-Type: multipart/form-data; boundary=XX\r\nExpect: 100-continue\r\n\r\n",
-        ada.token(),
-        REST.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    // Said when the body is waited for.
-    let mut go_on = [0; 25];
-    within("the upload is begun", stream.read_exact(&mut go_on)).await??;
-    ensure!(go_on.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&go_on));
-    Ok(stream)
+async fn begun_upload(user: &User) -> Result<TcpStream> {
+    user.begin(Method::POST, "/api/dreams/", "multipart/form-data; boundary=XX", FORM.len()).await
 }
 
 /// What [`begun_upload`] holds back.
-const REST: &str = "--XX\r\nContent-Disposition: form-data; name=\"title\"\r\n\r\nSlow\r\n--XX--\r\n";
+const FORM: &str = "--XX\r\nContent-Disposition: form-data; name=\"title\"\r\n\r\nSlow\r\n--XX--\r\n";
 
 async fn stopping(process: &Process) -> Result<()> {
     let is_stopping = async || Ok(process.output()?.contains("no new work is taken").then_some(()));
@@ -123,14 +112,14 @@ async fn stopping(process: &Process) -> Result<()> {
 async fn ctrl_c_under_a_process_manager_lets_what_is_under_way_end() -> Result<()> {
     let mut oneiro = Oneiro::builder().workers(0).start().await?;
     let ada = oneiro.user(1)?;
-    let mut upload = begun_upload(&oneiro, &ada).await?;
+    let mut upload = begun_upload(&ada).await?;
     // The terminal tells every process of its group, and the manager its own a second later.
     oneiro.api()?.interrupt()?;
     stopping(oneiro.api()?).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     oneiro.api()?.terminate()?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    upload.write_all(REST.as_bytes()).await?;
+    upload.write_all(FORM.as_bytes()).await?;
     let mut answer = String::new();
     within("the upload is answered", upload.read_to_string(&mut answer)).await??;
     ensure!(answer.starts_with("HTTP/1.1 201"), "{answer}");
@@ -144,7 +133,7 @@ async fn a_second_wish_to_stop_ends_a_process_at_once() -> Result<()> {
     let mut oneiro = Oneiro::builder().workers(0).start().await?;
     let ada = oneiro.user(1)?;
     for signals in ["int int", "term term", "term int", "int term int"] {
-        let _upload = begun_upload(&oneiro, &ada).await?;
+        let _upload = begun_upload(&ada).await?;
         for (at, signal) in signals.split(' ').enumerate() {
             if at > 0 {
                 stopping(oneiro.api()?).await?;
@@ -183,7 +172,6 @@ async fn an_upload_cut_off_in_the_middle_leaves_nothing_and_the_next_works() -> 
     let mut oneiro = Oneiro::start().await?;
     let ada = oneiro.user(1)?;
     {
-        use tokio::io::AsyncWriteExt;
         let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
         let head = format!(
             "POST /api/dreams/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: 1000000\r\n\r\n\

@@ -1,11 +1,9 @@
 //! What one user can make the server hold in memory.
 
 use anyhow::{Context, Result, ensure};
-use oneiro_tests::{Form, Oneiro, Tier, eventually};
+use oneiro_tests::{Form, Oneiro, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// The most memory that a process had so far, in KiB; what it has now where the system does not tell.
 fn peak_kib(pid: u32) -> Result<u64> {
@@ -47,21 +45,13 @@ async fn changes_whose_bodies_do_not_come_take_places_of_uploads() -> Result<()>
         .await?;
     let (ada, bob) = (oneiro.user(1)?, oneiro.user(2)?);
     let id = ada.dream(Form::new("Hers", "text")).await?;
+    let path = format!("/api/dreams/{id}/");
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut stream = TcpStream::connect(("127.0.0.1", oneiro.port(Tier::Api))).await?;
-        let head = format!(
-            "PATCH /api/dreams/{id}/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n{{",
-            ada.token()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        slow.push(stream);
+        slow.push(ada.begin(Method::PATCH, &path, "application/json", 1000).await?);
     }
-    let path = format!("/api/dreams/{id}/");
     let change = json!({ "title": "Changed" });
-    // One that came before them would have its place while they ask for theirs.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    eventually("both are noticed", async || Ok((ada.patch(&path, &change).await?.status == 429).then_some(()))).await?;
+    ada.patch(&path, &change).await?.expect(429)?;
     bob.post_dream(Form::new("His", "text")).await?.expect(201)?;
     drop(slow);
     eventually("the places are free again", async || Ok((ada.patch(&path, &change).await?.status == 200).then_some(())))

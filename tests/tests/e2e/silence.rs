@@ -57,6 +57,7 @@ async fn dreams_that_need_redis_only_are_helped_all_the_same() -> Result<()> {
     let _: u64 = redis.zadd("oneiro:dreams:uploading", None, None, false, false, abandoned).await?;
     let queue = oneiro.image_queue().await?;
     queue.pause().await?;
+    // The sweep of the next second begins with them.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let id = one_image(&oneiro).await?;
     let mut socket = oneiro.user(1)?.watch(Tier::Ws, id).await?;

@@ -2,6 +2,7 @@
 
 use crate::PipelineError;
 use crate::buffers::Buffers;
+use crate::colour::div_255;
 
 /// How the samples of a [`Raster`] are arranged. All are 8 bit, row-major, rows from the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,24 @@ impl Raster {
     pub(crate) fn all_samples_mut(&mut self) -> &mut [u8] {
         let bytes: usize = self.planes().iter().map(Plane::bytes).sum();
         &mut self.data[..bytes]
+    }
+
+    /// Draws another raster, with alpha, over this one from a place on: Porter and Duff's "over" on premultiplied colours. `opacity` is 0 to 255.
+    pub(crate) fn cover(&mut self, stamp: &Self, at: (usize, usize), opacity: u16) {
+        let channels = self.layout.channels();
+        let stride = self.width * channels;
+        let (width, height) = (stamp.width.min(self.width - at.0), stamp.height.min(self.height - at.1));
+        let rows = self.samples_mut(0).chunks_exact_mut(stride).skip(at.1).take(height);
+        for (row, over) in rows.zip(stamp.samples(0).chunks_exact(4 * stamp.width)) {
+            let row = &mut row[at.0 * channels..][..width * channels];
+            for (below, above) in row.chunks_exact_mut(channels).zip(over.as_chunks::<4>().0) {
+                let faded = above.map(|sample| div_255(u16::from(sample) * opacity));
+                let rest = 255 - u16::from(faded[3]);
+                for (below, above) in below.iter_mut().zip(faded) {
+                    *below = above.saturating_add(div_255(u16::from(*below) * rest));
+                }
+            }
+        }
     }
 
     /// Gives the buffer back.

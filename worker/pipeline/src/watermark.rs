@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use plane_resample::Resampler;
 
 use crate::buffers::Buffers;
-use crate::colour::{div_255, rgb_of};
+use crate::colour::rgb_of;
 use crate::decode::Decoders;
 use crate::geometry::{Rect, anchor_fractions};
 use crate::header::probe_all;
@@ -83,7 +83,7 @@ pub(crate) struct Mark {
 impl Mark {
     /// Draws it on RGB or premultiplied RGBA.
     pub(crate) fn draw_on(&self, canvas: &mut Raster) {
-        blend(canvas, &self.pixels, self.at, self.opacity);
+        canvas.cover(&self.pixels, self.at, self.opacity);
     }
 
     /// Gives the buffer back.
@@ -120,22 +120,4 @@ fn copy(buffers: &mut Buffers, raster: &Raster) -> Result<Raster, PipelineError>
     let mut out = Raster::allocate(buffers, raster.layout, raster.width, raster.height)?;
     out.samples_mut(0).copy_from_slice(raster.samples(0));
     Ok(out)
-}
-
-/// Porter and Duff's "over" on premultiplied colours; `opacity` is 0 to 255.
-pub(crate) fn blend(canvas: &mut Raster, stamp: &Raster, at: (usize, usize), opacity: u16) {
-    let channels = canvas.layout.channels();
-    let stride = canvas.width * channels;
-    let (width, height) = (stamp.width.min(canvas.width - at.0), stamp.height.min(canvas.height - at.1));
-    let rows = canvas.samples_mut(0).chunks_exact_mut(stride).skip(at.1).take(height);
-    for (row, over) in rows.zip(stamp.samples(0).chunks_exact(4 * stamp.width)) {
-        let row = &mut row[at.0 * channels..][..width * channels];
-        for (below, above) in row.chunks_exact_mut(channels).zip(over.as_chunks::<4>().0) {
-            let faded = above.map(|sample| div_255(u16::from(sample) * opacity));
-            let rest = 255 - u16::from(faded[3]);
-            for (below, above) in below.iter_mut().zip(faded) {
-                *below = above.saturating_add(div_255(u16::from(*below) * rest));
-            }
-        }
-    }
 }

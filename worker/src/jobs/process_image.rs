@@ -28,14 +28,12 @@ pub(crate) async fn process_image(
     shared: Data<Arc<Shared>>,
     job: JobContext,
 ) -> Result<(), BoxDynError> {
-    let started = Instant::now();
-    let cut_off = CutOff { args: &args, job: &job, started };
+    let mut measured = Run { args: &args, job: &job, started: Instant::now(), outcome: None };
     let outcome = tokio::select! {
         outcome = run(&args, &shared, &job) => outcome,
         () = job.cancelled() => Err(Failure::Stopped),
     };
-    std::mem::forget(cut_off);
-    let duration_ms = millis(started);
+    let duration_ms = measured.millis();
     let (dream, image) = (args.dream_id.get(), args.image_id.get());
     match &outcome {
         Ok(()) => {
@@ -48,40 +46,43 @@ pub(crate) async fn process_image(
             job.id = %job.id(), dream.id = dream, image.id = image, attempt = job.attempt(), duration_ms, %error, "image run failed"
         ),
     }
-    let word = match &outcome {
+    measured.outcome = Some(match &outcome {
         Ok(()) => "completed",
         Err(Failure::Permanent { .. }) => "rejected",
         Err(Failure::Transient(..) | Failure::Unavailable(..)) => "failed",
         Err(Failure::Deferred(..)) => "deferred",
         Err(Failure::Stopped) => "stopped",
-    };
-    count(word, started);
+    });
     outcome.map_err(|failure| failure.into_error(job.attempt()))
 }
 
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn count(outcome: &'static str, started: Instant) {
-    metrics::counter!("oneiro_image_runs_total", "outcome" => outcome).increment(1);
-    metrics::histogram!("oneiro_image_run_seconds", "outcome" => outcome).record(started.elapsed().as_secs_f64());
-}
-
-/// A run of which nothing more is heard: it panicked, or was dropped as its time was over or its lease was lost.
-struct CutOff<'a> {
+/// A run, counted when it is over.
+struct Run<'a> {
     args: &'a ProcessImage,
     job: &'a JobContext,
     started: Instant,
+    /// None where nothing more is heard of it: it panicked, or was dropped as its time was over or its lease was lost.
+    outcome: Option<&'static str>,
 }
 
-impl Drop for CutOff<'_> {
+impl Run<'_> {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Run<'_> {
     fn drop(&mut self) {
-        tracing::warn!(
-            job.id = %self.job.id(), dream.id = self.args.dream_id.get(), image.id = self.args.image_id.get(),
-            attempt = self.job.attempt(), duration_ms = millis(self.started), "image run was cut off"
-        );
-        count("failed", self.started);
+        let outcome = self.outcome.unwrap_or_else(|| {
+            tracing::warn!(
+                job.id = %self.job.id(), dream.id = self.args.dream_id.get(), image.id = self.args.image_id.get(),
+                attempt = self.job.attempt(), duration_ms = self.millis(), "image run was cut off"
+            );
+            "failed"
+        });
+        metrics::counter!("oneiro_image_runs_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("oneiro_image_run_seconds", "outcome" => outcome)
+            .record(self.started.elapsed().as_secs_f64());
     }
 }
 

@@ -67,8 +67,9 @@ async fn store(state: &State, claims: Claims, id: DreamId, mut received: Receive
 }
 
 /// The caller is about to hear that nothing was kept, so nothing should be: a record that was written is marked for deletion, and a job is
-/// pushed for it, or the sweep carries it out; originals without a record are removed. Where Redis does not even take the mark, it is unknown what was written: then the
-/// sweep, when Redis is back, either removes the originals or finishes the dream, which is on its owner's list.
+/// pushed for it, or the sweep carries it out; originals without a record are removed. Where Redis does not even take the mark, it is
+/// unknown what was written: then the sweep, when Redis is back, either removes the originals or finishes the dream, which is on its
+/// owner's list.
 async fn withdraw(state: &State, dream: &Dream, mut received: Received) {
     let marked = state.dreams.change(dream.id, |there| {
         // Where Redis lost its last moments, an id is given twice, and the record may be somebody else's.

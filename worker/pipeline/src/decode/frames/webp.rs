@@ -8,7 +8,6 @@ use crate::buffers::Buffers;
 use crate::control::Watch;
 use crate::header::{AnimationFrame, animation_frames};
 use crate::raster::{Layout, Raster};
-use crate::watermark::blend;
 use crate::{Format, PipelineError};
 
 pub(super) struct Composer<'a> {
@@ -39,7 +38,7 @@ impl<'a> Composer<'a> {
         let (picture, _) = read(buffers, Format::WebP, frame.size, decoder, false)?;
         let at = (frame.at.0 as usize, frame.at.1 as usize);
         if picture.layout == Layout::Rgba && frame.is_blended {
-            blend(&mut self.canvas, &picture, at, 255);
+            self.canvas.cover(&picture, at, 255);
         } else {
             let rows = picture.samples(0).chunks_exact(picture.width * picture.layout.channels());
             for (below, row) in area(&mut self.canvas, at, picture.width).zip(rows) {
