@@ -77,18 +77,22 @@ def systems(options):
     stock_jobs = min(n, 7000)
     found, skipped = [], []
 
-    def own(key, name, processes, left, jobs):
+    def own(key, name, store, processes, left, jobs):
         if not built.exists():
             skipped.append(f"{name} (not built)")
             return
-        found.append(System(key, name, [built, key], [[built, key, "work"]] * processes, left, jobs))
+        found.append(System(key, name, [built, store], [[built, store, "work"]] * processes, left, jobs))
 
     def stock_left(jobs):
         return lambda redis: jobs - redis("SCARD", "bench:done")
 
-    own("ours", "**apalis-fred**", 1, lambda _: lambda redis: redis("HLEN", "aq:{bench}:jobs"), n)
-    own("stock", "apalis-redis, defaults", 1, stock_left, stock_jobs)
-    own("stock-bare", "apalis-redis, no locks, no events, 2 processes", 2, stock_left, stock_jobs)
+    def ours_left(_):
+        return lambda redis: redis("HLEN", "aq:{bench}:jobs")
+
+    own("ours", "**apalis-fred**, 2 processes", "ours", 2, ours_left, n)
+    own("ours-single", "apalis-fred, 1 process", "ours", 1, ours_left, n)
+    own("stock", "apalis-redis, defaults", "stock", 1, stock_left, stock_jobs)
+    own("stock-bare", "apalis-redis, no locks, no events, 2 processes", "stock-bare", 2, stock_left, stock_jobs)
 
     python = options.peers / "celery" / "bin" / "python"
     if runs([python, "-c", "import celery, redis"]):
