@@ -29,11 +29,12 @@ impl Session {
         encoding: Encoding,
         since: Position,
     ) -> Result<(), Close> {
+        if membership.go_live(&since) { Ok(()) } else { Box::pin(self.chase(membership, encoding, since)).await }
+    }
+
+    async fn chase(&self, membership: &Membership, encoding: Encoding, since: Position) -> Result<(), Close> {
         let mut sent = since;
         for _ in 0..MAX_CATCH_UPS {
-            if membership.go_live(&sent) {
-                return Ok(());
-            }
             let channel = membership.channel();
             let history = self.page_of_what_is_left(channel, &sent, self.options.with_position).await?;
             if !history.is_complete && self.dialect == Dialect::Dream {
@@ -44,6 +45,9 @@ impl Session {
                 Some(last) => last,
                 None => history.position,
             };
+            if membership.go_live(&sent) {
+                return Ok(());
+            }
         }
         membership.go_live_now();
         Ok(())

@@ -73,6 +73,11 @@ impl Cursor {
         }
     }
 
+    fn is_unflushed(&self) -> bool {
+        let state = self.state.lock();
+        !state.is_flushed && state.read.is_some()
+    }
+
     fn take_unflushed(&self) -> Option<Position> {
         let mut state = self.state.lock();
         if state.is_flushed {
@@ -96,10 +101,11 @@ impl Cursors {
         self.0.lock().push(Arc::downgrade(cursor));
     }
 
-    fn alive(&self) -> Vec<Arc<Cursor>> {
+    /// Those that have moved since they were stored: few of the many that there are.
+    fn unflushed(&self) -> Vec<Arc<Cursor>> {
         let mut cursors = self.0.lock();
         cursors.retain(|cursor| cursor.strong_count() > 0);
-        cursors.iter().filter_map(Weak::upgrade).collect()
+        cursors.iter().filter_map(Weak::upgrade).filter(|cursor| cursor.is_unflushed()).collect()
     }
 }
 
@@ -127,11 +133,12 @@ impl SocketContext {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let flushing = stream::iter(self.cursors.alive()).for_each_concurrent(FLUSHES_IN_FLIGHT, async |cursor| {
-                if timeout(FLUSH_PATIENCE, self.flush_cursor(&cursor)).await.is_err() {
-                    cursor.put_back();
-                }
-            });
+            let flushing =
+                stream::iter(self.cursors.unflushed()).for_each_concurrent(FLUSHES_IN_FLIGHT, async |cursor| {
+                    if timeout(FLUSH_PATIENCE, self.flush_cursor(&cursor)).await.is_err() {
+                        cursor.put_back();
+                    }
+                });
             flushing.await;
         }
     }
@@ -139,7 +146,8 @@ impl SocketContext {
     pub(crate) async fn flush_cursor(&self, cursor: &Cursor) {
         let Some(position) = cursor.take_unflushed() else { return };
         let ttl = Duration::from_secs(self.settings.inbox_seconds);
-        if let Err(error) = self.broker.advance_cursor(&cursor.channel, cursor.reader, &position, ttl).await {
+        let storing = Box::pin(self.broker.advance_cursor(&cursor.channel, cursor.reader, &position, ttl));
+        if let Err(error) = storing.await {
             tracing::debug!(error = crate::error::report(&error), "a cursor is not stored yet");
             cursor.put_back();
         }
@@ -158,23 +166,22 @@ impl Session {
         let encoding = self.encoding(form);
         membership.set_encoding(encoding);
         let live_from = match self.take_resume() {
-            Some(since) => match self.replay(channel, &since, None, encoding).await? {
+            Some(since) => match Box::pin(self.replay(channel, &since, None, encoding)).await? {
                 Some((_, end)) => end,
                 // What is lost is said, and what is left of it delivered.
-                None => self.deliver_missed(channel, encoding, since, None).await?.1,
+                None => Box::pin(self.deliver_missed(channel, encoding, since, None)).await?.1,
             },
-            None => self.deliver_unread(&cursor, encoding, end).await?,
+            // Most users have nothing waiting, and then nothing is read.
+            None if end.is_origin() => end,
+            None => Box::pin(self.deliver_unread(&cursor, encoding, end)).await?,
         };
         self.catch_up(&membership, encoding, live_from.clone()).await?;
         self.memberships.push(Joined { membership, form, live_from, is_own: true });
         Ok(())
     }
 
-    /// `end`: where the channel stood when it was joined. Most users have nothing waiting, and then nothing is read.
+    /// `end`: where the channel stood when it was joined.
     async fn deliver_unread(&self, cursor: &Cursor, encoding: Encoding, end: Position) -> Result<Position, Close> {
-        if end.is_origin() {
-            return Ok(end);
-        }
         let read = self.ctx.broker.cursor(&cursor.channel, cursor.reader).await.map_err(|error| unavailable(&error))?;
         let since = read.unwrap_or_else(Position::origin);
         if since == end {

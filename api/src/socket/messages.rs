@@ -67,43 +67,51 @@ impl Session {
         Ok(true)
     }
 
-    pub(crate) async fn on_text(&mut self, text: &str) -> Result<(), Close> {
+    /// Answers a message that takes no longer than a look; returns any other.
+    pub(crate) fn look_at(&mut self, text: String) -> Result<Option<String>, Close> {
         if !self.admit_frame()? {
             self.send_error(ErrorCode::RateLimited, "too many messages; this one was not looked at");
-            return Ok(());
+            return Ok(None);
         }
         let Some(message) = Fields::parse(text.as_bytes()) else {
-            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
             let code = if is_json { ErrorCode::InvalidMessage } else { ErrorCode::InvalidJson };
             self.send_error(code, "the message is not a JSON object");
-            return Ok(());
+            return Ok(None);
         };
         let Some(r#type) = message.text("type") else {
             self.send_error(ErrorCode::InvalidMessage, "the message has no `type`");
-            return Ok(());
+            return Ok(None);
         };
         let name = || self.bearer.as_ref().map(|_| self.name());
-        self.ctx.records.message_in(name, self.conn.user(), &r#type, text);
+        self.ctx.records.message_in(name, self.conn.user(), &r#type, &text);
         match &*r#type {
             "ping" => self.pong(&message),
             "pong" => {}
-            "authenticate" => match message.text("token") {
-                Some(token) => return self.authenticate(&token).await,
-                None => self.send_error(ErrorCode::InvalidMessage, "`token` must be a string"),
-            },
+            "authenticate" if message.text("token").is_none() => {
+                self.send_error(ErrorCode::InvalidMessage, "`token` must be a string");
+            }
+            "authenticate" => return Ok(Some(text)),
             _ if self.bearer.is_none() => self.send_error(ErrorCode::Forbidden, "authenticate first"),
-            _ => return self.on_message(&r#type, &message).await,
+            _ => return Ok(Some(text)),
         }
-        Ok(())
+        Ok(None)
     }
 
-    async fn on_message(&mut self, r#type: &str, message: &Fields<'_>) -> Result<(), Close> {
+    /// Answers a message that was looked at.
+    pub(crate) async fn on_message(&mut self, text: &str) -> Result<(), Close> {
+        let Some(message) = Fields::parse(text.as_bytes()) else { return Ok(()) };
+        let Some(r#type) = message.text("type") else { return Ok(()) };
+        if r#type == "authenticate" {
+            let token = message.text("token").unwrap_or_default();
+            return self.authenticate(&token).await;
+        }
         let known = match self.dialect {
-            Dialect::Dream => self.on_dream_message(r#type, message).await?,
+            Dialect::Dream => self.on_dream_message(&r#type, &message).await?,
             Dialect::Notifications => false,
-            Dialect::Presence => self.on_presence_message(r#type, message).await?,
+            Dialect::Presence => self.on_presence_message(&r#type, &message).await?,
         };
-        if known || self.on_channel_message(r#type, message).await? {
+        if known || self.on_channel_message(&r#type, &message).await? {
             return Ok(());
         }
         let shown: String = r#type.chars().take(64).collect();

@@ -71,7 +71,7 @@ impl Session {
     /// Gives the seat back; the user goes offline after the grace unless there is another connection.
     pub(crate) async fn leave_presence(&mut self) {
         if let Some(seat) = self.seat.take()
-            && let Err(error) = self.ctx.presence.disconnect(&seat.member).await
+            && let Err(error) = Box::pin(self.ctx.presence.disconnect(&seat.member)).await
         {
             tracing::debug!(error = crate::error::report(&error), "a disconnection is told later");
         }

@@ -124,15 +124,16 @@ impl Session {
             Some(bearer) if bearer.claims.user_id != claims.user_id => Err(Close::new(4001, "token of another user")),
             Some(bearer) => {
                 *bearer = Bearer { claims, expires };
-                self.reauthorise().await
+                Box::pin(self.reauthorise()).await
             }
             None => {
                 self.admit(&claims)?;
                 self.bearer = Some(Bearer { claims, expires });
+                // Only one of these is ever run, and what is never run is not to be moved about with the rest.
                 match self.dialect {
-                    Dialect::Dream => self.enter_dream().await?,
-                    Dialect::Notifications => self.enter_notifications().await?,
-                    Dialect::Presence => self.enter_presence().await?,
+                    Dialect::Dream => Box::pin(self.enter_dream()).await?,
+                    Dialect::Notifications => Box::pin(self.enter_notifications()).await?,
+                    Dialect::Presence => Box::pin(self.enter_presence()).await?,
                 }
                 self.opening = None;
                 Ok(())
@@ -196,7 +197,7 @@ impl Session {
     async fn on_long(&mut self, long: Long) -> Result<(), Close> {
         match long {
             Long::Gaps(channels) => self.on_gaps(channels).await?,
-            Long::Text(text) => self.on_text(&text).await?,
+            Long::Message(text) => self.on_message(&text).await?,
         }
         Ok(())
     }
@@ -215,7 +216,7 @@ impl Session {
         };
         self.last_heard = Instant::now();
         match incoming {
-            Incoming::Text(text) => return Ok(Some(Long::Text(text))),
+            Incoming::Text(text) => return Ok(self.look_at(text)?.map(Long::Message)),
             // Of those in excess, none is answered: there is no way to say so within the protocol.
             Incoming::Ping(payload) if self.admit_frame()? => {
                 self.conn.outbox.push(Frame::control(framing::pong(&payload)));
@@ -232,7 +233,7 @@ impl Session {
 
 /// What may take longer than a look.
 enum Long {
-    Text(String),
+    Message(String),
     Gaps(Vec<oneiro_events::ChannelName>),
 }
 
