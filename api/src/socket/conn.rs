@@ -1,6 +1,11 @@
 //! What the process knows of one connection, and what others may do to it.
 
-use super::{encode::Kind, inbox::Cursor, outbox::Outbox};
+use super::{
+    encode::Kind,
+    inbox::Cursor,
+    link::{TIMED, note_delivery},
+    outbox::Outbox,
+};
 use oneiro_core::{auth::UserId, clock};
 use std::sync::{
     Arc, OnceLock,
@@ -60,6 +65,20 @@ impl Conn {
 
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.load(Ordering::Relaxed) as usize
+    }
+
+    /// Writes an event that waits for its sleeping task; see [`Outbox::write_now`].
+    pub(super) fn write_now(&self) {
+        self.outbox.write_now(|frame, count| {
+            if frame.published_ms > 0 && count % TIMED == 1 {
+                note_delivery(frame.published_ms);
+            }
+            if let (Some(origin), Some(inbox)) = (&frame.origin, self.inbox.get())
+                && origin.channel == inbox.channel
+            {
+                inbox.note_written(origin.position.clone());
+            }
+        });
     }
 
     /// Replaces the set of muted kinds.

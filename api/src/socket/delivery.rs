@@ -3,9 +3,9 @@
 use super::{
     close::Close,
     encode::{Encoding, Form, Parsed},
+    frame::Frame,
     hub::Membership,
     options::Dialect,
-    outbox::Frame,
     session::{Session, unavailable},
 };
 use oneiro_core::clock;

@@ -2,7 +2,7 @@
 
 use super::{
     fields::{Fields, ObjectWriter, extend_object},
-    outbox::{Frame, Origin},
+    frame::{Frame, Origin},
     stored,
 };
 use oneiro_events::{Position, Publication};

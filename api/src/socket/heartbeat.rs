@@ -4,9 +4,9 @@ use super::{
     SocketContext,
     close::Close,
     fields::ObjectWriter,
+    frame::Frame,
     framing,
     options::Dialect,
-    outbox::Frame,
     session::{Session, rejected},
 };
 use oneiro_core::{auth::Claims, clock};

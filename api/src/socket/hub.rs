@@ -1,11 +1,15 @@
 //! Who listens to what in this process. One subscription per channel, one serialised frame per form, one push per connection.
 
+mod members;
+
 use super::{
     conn::Conn,
     encode::{Encoding, Kind, Parsed},
-    outbox::Frame,
+    frame::Frame,
     records::Records,
+    relay::Relay,
 };
+use members::{Member, Places};
 use oneiro_core::auth::UserId;
 use oneiro_events::{Attachment, ChannelName, Event, EventError, Listener, Position, Publication, Subscriptions};
 use parking_lot::Mutex;
@@ -17,20 +21,13 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 
 /// Between two attempts at a channel whose shard is away.
 const ATTACH_PAUSE: Duration = Duration::from_millis(500);
 
-struct Member {
-    conn: Arc<Conn>,
-    encoding: Encoding,
-    /// No stored events yet: the session is about to read them.
-    is_held: bool,
-    /// Stored events of its epoch up to here are not delivered: the session has sent them. `None`: the process has dispatched that far. Boxed, as
-    /// few need it and there are hundreds of thousands of members.
-    sent: Option<Box<Position>>,
-}
+/// About what a write to a socket takes.
+const WRITE_TIME: Duration = Duration::from_micros(5);
 
 struct Topic {
     channel: ChannelName,
@@ -48,63 +45,17 @@ struct TopicState {
     members: Places,
     /// The last event dispatched in this process.
     last: Position,
+    /// When that was.
+    last_at: Instant,
 }
 
-/// Members at places that stay theirs, so that a channel of a hundred thousand finds each at once.
-#[derive(Default)]
-struct Places {
-    taken: Vec<Option<Member>>,
-    free: Vec<u32>,
-}
-
-impl Places {
-    fn put(&mut self, member: Member) -> u32 {
-        member.conn.joined();
-        match self.free.pop() {
-            Some(place) => {
-                self.taken[place as usize] = Some(member);
-                place
-            }
-            None => {
-                if self.taken.is_empty() {
-                    // Most channels are a user's own, with one member.
-                    self.taken.reserve_exact(1);
-                }
-                self.taken.push(Some(member));
-                u32::try_from(self.taken.len() - 1).expect("fewer connections than file descriptors")
-            }
-        }
-    }
-
-    fn remove(&mut self, place: u32) {
-        if let Some(member) = self.taken[place as usize].take() {
-            member.conn.left();
-        }
-        self.free.push(place);
-        if self.free.len() == self.taken.len() {
-            *self = Self::default();
-        }
-    }
-
-    fn get_mut(&mut self, place: u32) -> Option<&mut Member> {
-        self.taken.get_mut(place as usize)?.as_mut()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.taken.iter().flatten()
-    }
-
-    /// Has everything behind `end` delivered again, whoever has been sent what stood there before.
-    fn rewind(&mut self, end: &Position) {
-        for sent in self.taken.iter_mut().flatten().filter_map(|member| member.sent.as_mut()) {
-            if sent.epoch == end.epoch && sent.offset > end.offset {
-                **sent = end.clone();
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.taken.len() - self.free.len()
+impl TopicState {
+    /// Whether the events before had time to be written to every member, to be asked once for each dispatch. If not, members' tasks are woken: each
+    /// gets its turn when the others have had theirs, and writes all that has come until then at once.
+    fn is_calm(&mut self) -> bool {
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.last_at, now));
+        passed.as_nanos() / WRITE_TIME.as_nanos() >= self.members.len() as u128
     }
 }
 
@@ -169,6 +120,7 @@ impl Topic {
 
     fn dispatch(&self, events: &[Event]) {
         let mut state = self.state.lock();
+        let is_calm = state.is_calm();
         let mut deliveries = 0_u64;
         let mut prepared = Vec::with_capacity(events.len());
         for event in events {
@@ -182,7 +134,7 @@ impl Topic {
                     prepared.push(Prepared { publication, parsed, kind, author, frames: Vec::new() });
                 }
                 Event::Gap(gap) => {
-                    deliveries += self.deliver(&state, &mut prepared);
+                    deliveries += self.deliver(&state, &mut prepared, is_calm);
                     state.last = gap.to.clone();
                     if gap.to.epoch == gap.from.epoch && gap.to.offset < gap.from.offset {
                         // Redis lost the end of the stream: the same offsets come again, with other events.
@@ -194,17 +146,21 @@ impl Topic {
                 }
             }
         }
-        deliveries += self.deliver(&state, &mut prepared);
+        deliveries += self.deliver(&state, &mut prepared, is_calm);
         self.hub.deliveries.increment(deliveries);
     }
 
     /// Hands events to those who are to have them, and takes them off the list. How many frames that made.
-    fn deliver(&self, state: &TopicState, prepared: &mut Vec<Prepared<'_>>) -> u64 {
+    fn deliver(&self, state: &TopicState, prepared: &mut Vec<Prepared<'_>>, is_calm: bool) -> u64 {
         let mut deliveries = 0_u64;
+        let mut asleep = Vec::new();
         for member in state.members.iter() {
             let frames = prepared.iter_mut().filter_map(|event| event.frame_for(member));
-            member.conn.outbox.push_all(frames.inspect(|_| deliveries += 1));
+            if member.conn.outbox.offer(frames.inspect(|_| deliveries += 1), is_calm) {
+                asleep.push(member.conn.clone());
+            }
         }
+        self.hub.relay.write(asleep);
         for event in prepared.drain(..) {
             self.hub.records.message_out(event.publication, event.parsed.r#type(), state.members.len());
         }
@@ -241,6 +197,7 @@ pub(crate) struct Hub(Arc<Inner>);
 struct Inner {
     subscriptions: Subscriptions,
     records: Arc<Records>,
+    relay: Arc<Relay>,
     deliveries: metrics::Counter,
     topics: Mutex<HashMap<ChannelName, Arc<Topic>>>,
 }
@@ -253,9 +210,9 @@ pub(crate) struct Membership {
 }
 
 impl Hub {
-    pub(crate) fn new(subscriptions: Subscriptions, records: Arc<Records>) -> Self {
+    pub(crate) fn new(subscriptions: Subscriptions, records: Arc<Records>, relay: Arc<Relay>) -> Self {
         let deliveries = metrics::counter!("oneiro_ws_deliveries_total");
-        Self(Arc::new(Inner { subscriptions, records, deliveries, topics: Mutex::default() }))
+        Self(Arc::new(Inner { subscriptions, records, relay, deliveries, topics: Mutex::default() }))
     }
 
     /// Joins a channel, held: nothing stored is delivered until [`Membership::go_live`], so that the session can send what was before.
@@ -320,7 +277,11 @@ impl Hub {
                 references: AtomicUsize::new(0),
                 attached: OnceCell::new(),
                 attaches_later: AtomicBool::new(false),
-                state: Mutex::new(TopicState { members: Places::default(), last: Position::origin() }),
+                state: Mutex::new(TopicState {
+                    members: Places::default(),
+                    last: Position::origin(),
+                    last_at: Instant::now(),
+                }),
             })
         });
         topic.references.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! One upgraded stream: reads messages, writes what waits in the outbox. No task and no buffer besides the session's own.
+//! One upgraded stream: reads messages, writes what waits in the outbox. No task and no buffer besides the session's own. An event to a
+//! connection whose task sleeps is written past it; see `relay`.
 
 use super::{
     close::Close,
@@ -17,7 +18,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    net::{TcpStream, tcp::OwnedReadHalf},
     time::Sleep,
 };
 
@@ -28,7 +30,7 @@ const WRITE_BUFFER: usize = 64 * 1024;
 /// Writes in a row before other connections get their turn.
 const WRITES_PER_TURN: usize = 8;
 /// One in so many deliveries is timed: enough for a histogram, too few to cost anything.
-const TIMED: u64 = 16;
+pub(super) const TIMED: u64 = 16;
 /// How long a client may take nothing at all of the past that it is sent.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a closing peer may take to read our last frames and to answer.
@@ -60,23 +62,26 @@ pub(crate) struct Traffic {
     pub(crate) bytes_sent: u64,
 }
 
-pub(crate) struct Link<Io> {
-    io: Io,
+pub(crate) struct Link {
+    /// The other half is the outbox's.
+    io: OwnedReadHalf,
     conn: Arc<Conn>,
     decoder: Decoder,
     /// What a full socket did not take. While there is any, the queue waits, so that its bound holds.
     unsent: Vec<u8>,
     sent_of_unsent: usize,
-    pub(crate) traffic: Traffic,
+    traffic: Traffic,
     /// The last stored event of the user's channel among what is being written.
     inbox_queued: Option<Position>,
     /// When one of the events that are being written was published, in Unix milliseconds; 0: none of them is timed.
     timed_ms: u64,
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
+impl Link {
     /// `early`: what the client sent before it heard that the protocol was switched.
-    pub(crate) fn new(io: Io, early: &[u8], conn: Arc<Conn>, max_message: usize) -> Self {
+    pub(crate) fn new(io: TcpStream, early: &[u8], conn: Arc<Conn>, max_message: usize) -> Self {
+        let (io, writing) = io.into_split();
+        conn.outbox.attach(writing);
         let mut decoder = Decoder::new(max_message);
         if !early.is_empty() {
             decoder.feed(early);
@@ -91,6 +96,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
             inbox_queued: None,
             timed_ms: 0,
         }
+    }
+
+    /// What went either way so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let (Traffic { received, sent, bytes_sent }, relayed) = (self.traffic, self.conn.outbox.relayed());
+        Traffic { received, sent: sent + relayed.frames, bytes_sent: bytes_sent + relayed.bytes }
     }
 
     fn note_written(&mut self) {
@@ -197,7 +208,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
     fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for _ in 0..WRITES_PER_TURN {
             while self.sent_of_unsent < self.unsent.len() {
-                let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent_of_unsent..]))?;
+                let written = ready!(self.conn.outbox.poll_write(cx, &self.unsent[self.sent_of_unsent..]))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
@@ -227,7 +238,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
                 if !any {
                     return Ok(false);
                 }
-                let written = match Pin::new(&mut self.io).poll_write(cx, out) {
+                let written = match self.conn.outbox.poll_write(cx, out) {
                     Poll::Ready(written) => written?,
                     Poll::Pending => 0,
                 };
@@ -241,7 +252,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
                 Ok::<bool, io::Error>(true)
             })?;
             if !more {
-                return Pin::new(&mut self.io).poll_flush(cx);
+                return Poll::Ready(Ok(()));
             }
         }
         cx.waker().wake_by_ref();
@@ -251,12 +262,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
     /// Sends what waits and a close frame, then lets the peer read them: closing at once would reset a connection with unread input.
     pub(crate) async fn close(&mut self, close: &Close) {
         let goodbye = async {
+            // From now on only this task writes.
+            self.conn.outbox.close(close.clone());
             poll_fn(|cx| self.poll_write_queue(cx)).await?;
             self.unsent = framing::close(close.code, &close.reason).to_vec();
             poll_fn(|cx| self.poll_write_queue(cx)).await?;
-            tokio::io::AsyncWriteExt::shutdown(&mut self.io).await?;
+            drop(self.conn.outbox.detach());
             let mut sink = [0; 256];
-            while tokio::io::AsyncReadExt::read(&mut self.io, &mut sink).await? > 0 {}
+            while self.io.read(&mut sink).await? > 0 {}
             Ok::<(), io::Error>(())
         };
         // Either way the connection ends; a peer that is gone or too slow does not get its goodbye.
@@ -264,8 +277,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link<Io> {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Others may know the connection a moment longer. Closing the socket says enough to the peer.
+        if let Some(socket) = self.conn.outbox.detach() {
+            socket.forget();
+        }
+    }
+}
+
 /// Measures from the publisher's clock to ours: as good as the two agree. Where they do not, and the event comes from the future, that is counted.
-fn note_delivery(published_ms: u64) {
+pub(super) fn note_delivery(published_ms: u64) {
     match clock::unix_millis().checked_sub(published_ms) {
         Some(took_ms) => metrics::histogram!("oneiro_ws_delivery_seconds").record(took_ms as f64 / 1_000.0),
         None => metrics::counter!("oneiro_ws_delivery_clock_skew_total").increment(1),

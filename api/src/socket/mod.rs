@@ -2,7 +2,7 @@
 //!
 //! A connection is one task (`session`) over one upgraded stream (`link`), which reads frames (`framing`) and writes what waits in its bounded
 //! queue (`outbox`). The `hub` knows who listens to which channel; it takes events from the process's one subscription, makes each form of a
-//! frame once (`encode`), and puts it into the queues. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
+//! frame once (`encode`), and puts it into the queues, from where the `relay` writes it for connections whose tasks sleep. `dream`, `notifications` and `presence` are the dialects, `channels` what all of them
 //! know on top. See `docs/REALTIME.md` for the protocol and `docs/SCALING.md` for what it costs.
 
 mod access;
@@ -13,6 +13,7 @@ mod delivery;
 mod dream;
 mod encode;
 mod fields;
+mod frame;
 mod framing;
 mod handshake;
 mod heartbeat;
@@ -31,6 +32,7 @@ mod presence;
 mod publish;
 mod records;
 mod registry;
+mod relay;
 mod resume;
 mod session;
 mod sse;
@@ -141,6 +143,7 @@ impl SocketContext {
         };
         let presence = Presence::new(deps.broker.clone(), &node, presence);
         let (records, recording) = records::Records::new(deps.broker.clone(), &settings);
+        let relay = Arc::new(relay::Relay::default());
         let ctx = Arc::new(Self {
             presence: presence.clone(),
             records: records.clone(),
@@ -148,7 +151,7 @@ impl SocketContext {
             broker: deps.broker,
             verifier: deps.verifier,
             dreams: deps.dreams,
-            hub: Hub::new(subscriptions.clone(), records),
+            hub: Hub::new(subscriptions.clone(), records, relay.clone()),
             registry: Arc::new(registry::Registry::new()),
             cursors: inbox::Cursors::default(),
             address_handshakes: Limiter::new(address_rate, address_burst),
@@ -169,6 +172,7 @@ impl SocketContext {
         tasks.spawn(ctx.registry.clone().keep_time());
         tasks.spawn(presence.keep());
         tasks.spawn(recording);
+        tasks.spawn(relay.run());
         tasks.spawn(ctx.clone().obey(subscriptions));
         drop(tasks);
         ctx

@@ -1,60 +1,16 @@
 //! What waits for one connection: a bounded queue of frames shared with other connections, and the signals that end or wake it.
 
-use super::close::Close;
-use bytes::Bytes;
-use oneiro_events::{ChannelName, Position};
+use super::{close::Close, frame::Frame};
+use oneiro_events::ChannelName;
 use parking_lot::Mutex;
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
-    sync::Arc,
-    task::{Poll, Waker},
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
 };
-
-/// A frame ready for the socket, made once and shared by all who get it.
-#[derive(Debug, Clone)]
-pub(crate) struct Frame {
-    /// WebSocket header and text.
-    pub(crate) bytes: Bytes,
-    /// Length of the header in `bytes`; what follows is the JSON text.
-    pub(crate) header: u8,
-    /// Frames with the same key tell the state of the same thing: the later replaces the earlier. 0: every one counts.
-    pub(crate) state_key: u64,
-    /// When its event was published, in Unix milliseconds by the publisher's clock; 0: not told.
-    pub(crate) published_ms: u64,
-    /// The stored event it tells, if it tells one.
-    pub(crate) origin: Option<Arc<Origin>>,
-}
-
-/// Where a stored event stands.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) channel: ChannelName,
-    pub(crate) position: Position,
-}
-
-impl Frame {
-    /// A frame of its own: an answer, a heartbeat.
-    pub(crate) fn reply(json: &[u8]) -> Self {
-        Self::stated(json, 0)
-    }
-
-    pub(crate) fn stated(json: &[u8], state_key: u64) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "a header has at most ten bytes")]
-        let header = super::framing::header_len(json.len()) as u8;
-        Self { bytes: super::framing::text(json), header, state_key, published_ms: 0, origin: None }
-    }
-
-    /// A control frame.
-    pub(crate) fn control(bytes: Bytes) -> Self {
-        Self { bytes, header: 0, state_key: 0, published_ms: 0, origin: None }
-    }
-
-    /// The JSON text.
-    pub(crate) fn json(&self) -> Bytes {
-        self.bytes.slice(usize::from(self.header)..)
-    }
-}
+use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
 
 /// The bounds of one queue.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +30,12 @@ struct Inner {
     queue: VecDeque<Frame>,
     bytes: usize,
     waker: Option<Waker>,
+    /// Where frames go; `None` for those that are taken out one by one.
+    socket: Option<OwnedWriteHalf>,
+    /// The connection's task has taken frames out that are not written yet.
+    is_writing: bool,
+    /// What was written for the connection's task.
+    relayed: Relayed,
     /// Who waits for room.
     room: Option<Waker>,
     /// The session's time has come.
@@ -84,9 +46,18 @@ struct Inner {
     dropped: u32,
 }
 
+/// Frames and bytes that were written while the connection's task slept.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Relayed {
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+}
+
 #[derive(Debug, Default)]
 struct Signals {
     close: Option<Close>,
+    /// A frame of which the socket has taken the beginning.
+    rest: Option<Frame>,
     /// Channels that lost events for good since the session last looked. At most as many as it has joined.
     gaps: Vec<ChannelName>,
 }
@@ -104,42 +75,80 @@ impl Outbox {
         Self { limits, inner: Mutex::default() }
     }
 
+    /// Gives it the socket: from now on others may write to it, too; see [`Outbox::offer`].
+    pub(crate) fn attach(&self, socket: OwnedWriteHalf) {
+        self.inner.lock().socket = Some(socket);
+    }
+
+    /// Takes the socket back.
+    pub(crate) fn detach(&self) -> Option<OwnedWriteHalf> {
+        self.inner.lock().socket.take()
+    }
+
+    /// Queues a frame for the connection's task to write; see [`Outbox::offer`].
     pub(crate) fn push(&self, frame: Frame) {
-        self.push_all(std::iter::once(frame));
+        let waker = {
+            let mut inner = self.inner.lock();
+            inner.queue(frame, self.limits);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Queues frames in order. Where the queue is full, superseded state frames go first; if that does not help, the client is too slow and its
-    /// connection ends with 4010.
-    pub(crate) fn push_all(&self, frames: impl Iterator<Item = Frame>) {
+    /// connection ends with 4010. `true`, which only those hear who `may_relay`: the connection's task sleeps, and somebody is to call
+    /// [`Outbox::write_now`], which is less work than to wake it.
+    pub(crate) fn offer(&self, frames: impl Iterator<Item = Frame>, may_relay: bool) -> bool {
         let waker = {
             let mut inner = self.inner.lock();
+            let was_empty = inner.queue.is_empty();
+            let mut any = false;
             for frame in frames {
-                if inner.is_ending() {
-                    return;
-                }
-                let is_full = |inner: &Inner| {
-                    inner.queue.len() >= self.limits.messages
-                        || (inner.bytes + frame.bytes.len() > self.limits.bytes && !inner.queue.is_empty())
-                };
-                if is_full(&inner) {
-                    inner.coalesce();
-                    // Room for one frame only would mean to coalesce again for each: too slow either way.
-                    if is_full(&inner) || inner.queue.len() > self.limits.messages / 4 * 3 {
-                        metrics::counter!("oneiro_ws_slow_consumers_total").increment(1);
-                        let frames = inner.queue.len() + 1;
-                        inner.note_dropped("slow_consumer", frames);
-                        inner.end(Close::SLOW);
-                        break;
-                    }
-                }
-                inner.bytes += frame.bytes.len();
-                inner.queue.push_back(frame);
+                any = true;
+                inner.queue(frame, self.limits);
+            }
+            if !any {
+                return false;
+            }
+            if may_relay && inner.can_relay() && inner.waker.is_some() {
+                // One that waits already has somebody who was told.
+                return was_empty;
             }
             inner.waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        false
+    }
+
+    /// Writes the frame that waits, and hands it to `note` with the number of those that were written so. More than one, and what the socket does
+    /// not take, is left to the connection's task, which writes many at once.
+    pub(crate) fn write_now(&self, note: impl FnOnce(&Frame, u64)) {
+        let (waker, room) = {
+            let mut inner = self.inner.lock();
+            let is_done = inner.queue.is_empty() || inner.relay(note);
+            let room = if is_done { inner.room.take() } else { None };
+            (if is_done { None } else { inner.waker.take() }, room)
+        };
+        for waker in [waker, room].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Writes to the socket for the connection's task.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner.lock().socket {
+            Some(socket) => Pin::new(socket).poll_write(cx, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// What was written without the connection's task.
+    pub(crate) fn relayed(&self) -> Relayed {
+        self.inner.lock().relayed
     }
 
     /// Returns once `frame` finds room and half the queue is left to live events, or the connection is ending. Whoever reads a channel's past
@@ -218,7 +227,12 @@ impl Outbox {
     /// Moves frames of up to about `most` bytes to `out`, handing each to `note`. Whether there was any.
     pub(crate) fn take_bytes(&self, out: &mut Vec<u8>, most: usize, mut note: impl FnMut(&Frame)) -> bool {
         let mut inner = self.inner.lock();
-        let mut took = false;
+        let rest = inner.signals.as_mut().and_then(|signals| signals.rest.take());
+        let mut took = rest.is_some();
+        if let Some(rest) = rest {
+            out.extend_from_slice(&rest.bytes);
+            note(&rest);
+        }
         while let Some(frame) = inner.queue.front() {
             if took && out.len() + frame.bytes.len() > most {
                 break;
@@ -234,6 +248,7 @@ impl Outbox {
             // An idle connection keeps no queue.
             inner.queue = VecDeque::new();
         }
+        inner.is_writing = took;
         let room = inner.room.take();
         drop(inner);
         if let Some(room) = room {
@@ -263,6 +278,56 @@ impl Outbox {
 }
 
 impl Inner {
+    fn queue(&mut self, frame: Frame, limits: Limits) {
+        if self.is_ending() {
+            return;
+        }
+        let is_full = |inner: &Self| {
+            inner.queue.len() >= limits.messages
+                || (inner.bytes + frame.bytes.len() > limits.bytes && !inner.queue.is_empty())
+        };
+        if is_full(self) {
+            self.coalesce();
+            // Room for one frame only would mean to coalesce again for each: too slow either way.
+            if is_full(self) || self.queue.len() > limits.messages / 4 * 3 {
+                metrics::counter!("oneiro_ws_slow_consumers_total").increment(1);
+                let frames = self.queue.len() + 1;
+                self.note_dropped("slow_consumer", frames);
+                self.end(Close::SLOW);
+                return;
+            }
+        }
+        self.bytes += frame.bytes.len();
+        self.queue.push_back(frame);
+    }
+
+    /// Whether a frame may go to the socket past the connection's task: nothing is to go before it, and the task has nothing else to do.
+    fn can_relay(&self) -> bool {
+        let is_calm = |signals: &Signals| signals.close.is_none() && signals.gaps.is_empty() && signals.rest.is_none();
+        self.socket.is_some() && !self.is_writing && !self.is_due && self.signals.as_deref().is_none_or(is_calm)
+    }
+
+    /// Writes the only frame that waits; `false` where there is something left to be done.
+    fn relay(&mut self, note: impl FnOnce(&Frame, u64)) -> bool {
+        if !self.can_relay() || self.queue.len() > 1 {
+            return false;
+        }
+        let (Some(frame), Some(socket)) = (self.queue.front(), &self.socket) else { return false };
+        let Ok(written @ 1..) = socket.try_write(&frame.bytes) else { return false };
+        self.relayed.bytes += written as u64;
+        let is_whole = written == frame.bytes.len();
+        if is_whole {
+            self.relayed.frames += 1;
+            note(frame, self.relayed.frames);
+        } else {
+            let rest = Frame { bytes: frame.bytes.slice(written..), ..frame.clone() };
+            self.signals().rest = Some(rest);
+        }
+        self.queue = VecDeque::new();
+        self.bytes = 0;
+        is_whole
+    }
+
     fn note_dropped(&mut self, reason: &'static str, frames: usize) {
         metrics::counter!("oneiro_ws_frames_dropped_total", "reason" => reason).increment(frames as u64);
         self.dropped = self.dropped.saturating_add(u32::try_from(frames).unwrap_or(u32::MAX));
@@ -295,69 +360,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outbox(messages: usize, bytes: usize) -> Outbox {
-        Outbox::new(Limits { messages, bytes })
-    }
-
-    fn texts(outbox: &Outbox) -> Vec<String> {
-        std::iter::from_fn(|| outbox.take()).map(|frame| String::from_utf8(frame.json().to_vec()).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_full_queue_keeps_the_latest_of_each_state() {
-        let outbox = outbox(8, 1_000_000);
-        for n in 0..20 {
-            outbox.push(Frame::stated(format!("a{n}").as_bytes(), 1));
-            if n < 2 {
-                outbox.push(Frame::reply(format!("r{n}").as_bytes()));
-            }
-        }
-        assert_eq!(outbox.poll(Waker::noop()).close, None);
-        let texts = texts(&outbox);
-        assert_eq!(texts[..2], ["r0", "r1"], "what counts each for itself is never dropped");
-        assert_eq!(texts.last().map(String::as_str), Some("a19"));
-        assert!(texts.len() <= 8);
-    }
-
-    #[test]
-    fn a_queue_full_of_events_ends_the_connection() {
-        let outbox = outbox(8, 1_000_000);
-        for n in 0..9 {
-            outbox.push(Frame::reply(format!("{n}").as_bytes()));
-        }
-        assert_eq!(outbox.poll(Waker::noop()).close, Some(Close::SLOW));
-        assert_eq!((outbox.waiting(), outbox.dropped()), ((0, 0), 9));
-    }
-
-    #[test]
-    fn bytes_are_bounded_too_but_one_frame_always_fits() {
-        let outbox = outbox(100, 64);
-        outbox.push(Frame::reply(&[b'x'; 1_000]));
-        assert_eq!(outbox.poll(Waker::noop()).close, None);
-        outbox.push(Frame::reply(b"y"));
-        assert_eq!(outbox.poll(Waker::noop()).close, Some(Close::SLOW));
-    }
-
-    #[test]
-    fn the_first_reason_to_close_stays() {
-        let outbox = outbox(8, 64);
-        outbox.close(Close::KICKED);
-        outbox.close(Close::INTERNAL);
-        assert_eq!(outbox.poll(Waker::noop()).close, Some(Close::KICKED));
-    }
-
-    #[test]
-    fn many_frames_leave_in_one_buffer() {
-        let outbox = outbox(100, 10_000);
-        for _ in 0..10 {
-            outbox.push(Frame::reply(b"{}"));
-        }
-        let (mut out, mut noted) = (Vec::new(), 0);
-        assert!(outbox.take_bytes(&mut out, 1_000, |_| noted += 1));
-        assert_eq!((out.len(), noted), (40, 10));
-        assert!(!outbox.take_bytes(&mut out, 1_000, |_| {}));
-    }
-}
+mod tests;

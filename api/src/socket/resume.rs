@@ -6,8 +6,8 @@ use super::{
     delivery::{PAGE, frame_of},
     encode::{Encoding, position_members},
     fields::{Fields, ObjectWriter, extend_object},
+    frame::{Frame, Origin},
     messages::ErrorCode,
-    outbox::{Frame, Origin},
     session::{Session, unavailable},
 };
 use oneiro_core::{clock, dreams::Dream};

@@ -7,12 +7,13 @@ use super::{
     conn::Conn,
     encode::{Encoding, Form, Kind},
     fields::ObjectWriter,
+    frame::Frame,
     framing::{self, Incoming},
     handshake::Caller,
     limits::Bucket,
     link::{Link, Turn},
     options::{Dialect, Options},
-    outbox::{Frame, Outbox},
+    outbox::Outbox,
     presence::Seat,
     records::{Ending, SessionRecord},
     registry,
@@ -23,10 +24,7 @@ use oneiro_core::{
 };
 use oneiro_events::{EventError, Position};
 use std::sync::Arc;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 
 /// Who is connected, once that is proved.
 pub(crate) struct Bearer {
@@ -267,26 +265,26 @@ pub(crate) fn unavailable(error: &EventError) -> Close {
 }
 
 /// A connection's two halves, in one piece of memory of just their size: the task around them would keep room for the largest of its steps.
-pub(crate) struct Connection<Io> {
+pub(crate) struct Connection {
     session: Session,
-    link: Link<Io>,
+    link: Link,
 }
 
 /// Takes an upgraded stream over. `early`: what the client sent behind its handshake.
-pub(crate) fn begin<Io: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) fn begin(
     ctx: Arc<SocketContext>,
     dialect: Dialect,
     caller: Box<Caller>,
-    io: Io,
+    io: TcpStream,
     early: &[u8],
-) -> Box<Connection<Io>> {
+) -> Box<Connection> {
     let session = Session::new(ctx, dialect, caller);
     let link = Link::new(io, early, session.conn.clone(), session.ctx.settings.max_message_bytes);
     Box::new(Connection { session, link })
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<Connection<Io>>) {
+pub(crate) async fn run(mut connection: Box<Connection>) {
     let Connection { session, link } = &mut *connection;
     let end = match Box::pin(link.write_during(session.open())).await {
         Err(_) => End::Gone,
@@ -309,7 +307,7 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(mut connection: Box<
     Box::pin(finish(connection, end)).await;
 }
 
-async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<Io>>, end: End) {
+async fn finish(connection: Box<Connection>, end: End) {
     let Connection { mut session, mut link } = *connection;
     let (channels, (queue_len, _)) = (session.conn.channel_count(), session.conn.outbox.waiting());
     // No more events: what comes from here on belongs to the next connection.
@@ -332,7 +330,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(connection: Box<Connection<I
     metrics::histogram!("oneiro_ws_connection_seconds").record(session.opened.elapsed().as_secs_f64());
     if let (Some(record), Some(bearer)) = (session.record.take(), &session.bearer) {
         let (auth_exp, dropped) = (bearer.claims.expires_at, session.conn.outbox.dropped());
-        let ending = Ending { auth_exp, close: close.as_ref(), traffic: link.traffic, channels, queue_len, dropped };
+        let ending = Ending { auth_exp, close: close.as_ref(), traffic: link.traffic(), channels, queue_len, dropped };
         session.ctx.records.session_closed(*record, &ending);
     }
 }
