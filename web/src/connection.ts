@@ -18,13 +18,10 @@ import {
   type SocketLike,
 } from "./connection-types.js";
 import { Emitter } from "./emitter.js";
-import { Heartbeat } from "./heartbeat.js";
+import { Heartbeat, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS } from "./heartbeat.js";
 import { fetchToken } from "./token.js";
 import { CONNECT_TIMEOUT_MS, Transport } from "./transport.js";
 import { onWake } from "./wake.js";
-
-const HEARTBEAT_MS = 25_000;
-const HEARTBEAT_TIMEOUT_MS = 10_000;
 
 /** A self-healing WebSocket speaking the dialect it is given. */
 export class Connection<In, Out> {
@@ -190,7 +187,7 @@ export class Connection<In, Out> {
     this.become({ state: ConnectionState.Open });
   }
 
-  /** A WebSocket has opened beside the event stream. What the stream had not delivered is asked for anew, as after a break. */
+  /** A WebSocket has answered beside the event stream. What the stream had not delivered is asked for anew, as after a break. */
   private switchTo(socket: SocketLike, token: string): void {
     this.release();
     const run = ++this.run;
@@ -201,6 +198,7 @@ export class Connection<In, Out> {
   private received(data: unknown): void {
     // Anything that arrives proves that the connection lives.
     this.heartbeat.heard();
+    this.transport.heard();
     const run = this.run;
     const parsed = typeof data === "string" ? this.dialect.parse(data) : null;
     if (parsed === null || !parsed.ok) {
@@ -218,6 +216,8 @@ export class Connection<In, Out> {
 
   private lost(close: CloseInfo): void {
     const { action, name } = closeCode(close.code);
+    // The server's word, which came through.
+    if (close.code !== 1006) this.transport.heard();
     if (action === CloseAction.Stop) {
       return this.end(close.code === 1000 ? ClosedBecause.Ended : ClosedBecause.Refused, close);
     }

@@ -1,5 +1,10 @@
 /** Pings at a steady pace, and finding out that nobody is there any more. */
 
+/** Pause between pings where nothing else is asked for. */
+export const HEARTBEAT_MS = 25_000;
+/** How long a ping may go unanswered where nothing else is asked for. */
+export const HEARTBEAT_TIMEOUT_MS = 10_000;
+
 type Timer = ReturnType<typeof setTimeout>;
 
 /** What a heartbeat needs to be told. Durations are in milliseconds. */

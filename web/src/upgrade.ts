@@ -2,7 +2,8 @@
  * From the event stream back to a WebSocket.
  *
  * An outage looks like a network that lets no WebSocket through, and many clients come out of one on event streams. While a
- * stream serves, a WebSocket is tried beside it again and again, with growing pauses; the first that opens takes over.
+ * stream serves, a WebSocket is tried beside it again and again, with growing pauses; the first on which a ping is answered
+ * takes over. That it opens says little: some proxies accept every upgrade and then pass nothing on.
  */
 
 import { backoffDelayMs, type BackoffOptions } from "./backoff.js";
@@ -15,11 +16,14 @@ export const DEFAULT_UPGRADE_BACKOFF: BackoffOptions = { baseMs: 5_000, capMs: 3
 export interface UpgradeOptions {
   readonly backoff: BackoffOptions;
   readonly random: () => number;
-  /** A socket that is not open by then is given up. */
+  /** A socket that has not answered by then is given up. */
   readonly timeoutMs: number;
   readonly fetchToken: () => Promise<string | null>;
   readonly makeSocket: (token: string) => SocketLike;
-  /** Takes over the socket that has just opened; its handlers are the receiver's to set, at once. */
+  /** What a socket is asked once it is open. */
+  readonly makePing: () => string;
+  readonly isPong: (data: unknown) => boolean;
+  /** Takes over the socket that has just answered; its handlers are the receiver's to set, at once. */
   readonly opened: (socket: SocketLike, token: string) => void;
 }
 
@@ -29,12 +33,12 @@ export class Upgrade {
   private socket: SocketLike | null = null;
   /** Counts starts and stops; what belongs to an older one is ignored. */
   private run = 0;
-  /** Attempts in vain since a WebSocket last opened, over all streams since. */
+  /** Attempts in vain since a WebSocket last came through, over all streams since. */
   private attempt = 0;
 
   constructor(private readonly options: UpgradeOptions) {}
 
-  /** Tries until a socket opens, or it is stopped. */
+  /** Tries until a socket answers, or it is stopped. */
   start(): void {
     this.stop();
     const { backoff, random } = this.options;
@@ -50,6 +54,7 @@ export class Upgrade {
     this.socket = null;
     if (socket === null) return;
     socket.onopen = null;
+    socket.onmessage = null;
     socket.onclose = null;
     socket.close(1000);
   }
@@ -78,8 +83,10 @@ export class Upgrade {
     this.timer = setTimeout(again, this.options.timeoutMs);
     socket.onerror = () => undefined; // A close event always follows.
     socket.onclose = again;
-    socket.onopen = () => {
-      if (run !== this.run) return;
+    socket.onopen = () => socket.send(this.options.makePing());
+    // Events that come before are dropped: the stream has them too, and what it has not delivered is asked for anew.
+    socket.onmessage = ({ data }: { readonly data: unknown }) => {
+      if (run !== this.run || !this.options.isPong(data)) return;
       // No longer this one's to close.
       this.socket = null;
       this.stop();

@@ -28,6 +28,8 @@ interface Streams {
   readonly upgrades: () => number;
   /** As after an outage. */
   readonly letWebSocketsThrough: () => void;
+  /** Until then, WebSockets that come through bring nothing by themselves. */
+  readonly answerPings: () => void;
   readonly peer: () => Promise<Peer>;
 }
 
@@ -50,11 +52,16 @@ async function startStreams({ status = 200, type = "text/event-stream; charset=u
   const peers: Peer[] = [];
   const peerTakers: ((peer: Peer) => void)[] = [];
   let isOpen = false;
+  let answersPings = false;
   server.on("upgrade", (request, socket, head) => {
     upgrades += 1;
     if (!isOpen) socket.destroy();
     else sockets.handleUpgrade(request, socket, head, (made) => {
       const peer = new Peer(made, request);
+      made.on("message", (data) => {
+        const { type, timestamp } = JSON.parse(String(data)) as Frame;
+        if (answersPings && type === "ping") peer.send({ type: "pong", timestamp });
+      });
       const taker = peerTakers.shift();
       if (taker === undefined) peers.push(peer);
       else taker(peer);
@@ -74,7 +81,8 @@ async function startStreams({ status = 200, type = "text/event-stream; charset=u
     return made === undefined ? new Promise((resolve) => peerTakers.push(resolve)) : Promise.resolve(made);
   };
   const letWebSocketsThrough = (): void => void (isOpen = true);
-  return { letWebSocketsThrough, peer, origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, next, upgrades: () => upgrades };
+  const answerPings = (): void => void (answersPings = true);
+  return { letWebSocketsThrough, answerPings, peer, origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, next, upgrades: () => upgrades };
 }
 
 function connect(origin: string, options: Partial<NotificationsOptions> = {}): NotificationsSocket {
@@ -349,6 +357,8 @@ describe("the event stream in place of a WebSocket", () => {
     const isOpen = inState(socket, ConnectionState.Open);
     server.letWebSocketsThrough();
     const peer = await server.peer();
+    const { timestamp } = await peer.frameOf("ping");
+    peer.send({ type: "pong", timestamp });
     await isOpen;
     // What waits for the user, the past included, comes before the answer to the client.
     const event = (seq: number): Frame => ({ type: "edited", data: { n: seq }, channel: "user_7", epoch: "e1", seq });
@@ -366,6 +376,28 @@ describe("the event stream in place of a WebSocket", () => {
     const upgrades = server.upgrades();
     await new Promise((resolve) => setTimeout(resolve, 100));
     assert.equal(server.upgrades(), upgrades, "a WebSocket looks for no other");
+  });
+
+  it("takes the place of WebSockets that open and bring nothing, and gives way only to one that answers", async () => {
+    const server = await startStreams();
+    server.letWebSocketsThrough();
+    const options = { heartbeatTimeoutMs: 30, connectTimeoutMs: 30, upgradeBackoff: { baseMs: 1, capMs: 1 } };
+    const socket = connect(server.origin, options);
+    const asked = await server.next();
+    assert.equal(server.upgrades(), 2, "two that opened and were silent");
+    const live = numbered(socket, 1);
+    write(asked, 1, "alerts");
+    await live;
+    // Mute ones beside it change nothing.
+    const states: ConnectionState[] = [];
+    socket.onStatus(({ state }) => states.push(state));
+    while (server.upgrades() < 6) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.deepEqual(states, []);
+    const isOver = new Promise((resolve) => asked.request.once("close", resolve));
+    server.answerPings();
+    await isOver;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.deepEqual(states, [ConnectionState.Authenticating, ConnectionState.Open]);
   });
 
   it("tries no WebSocket any more once it is closed", async () => {
