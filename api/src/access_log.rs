@@ -45,7 +45,9 @@ impl<E: Endpoint> Endpoint for AccessLogEndpoint<E> {
         let elapsed = started.elapsed();
         let status = response.status().as_u16();
         // Labels come from closed sets: the pattern of the route, never the path.
-        let route = response.data::<PathPattern>().map_or("none", |pattern| &pattern.0).to_owned();
+        let pattern = response.data::<PathPattern>().map(|pattern| &*pattern.0);
+        // Empty where nothing below a prefix answers to the path.
+        let route = pattern.filter(|pattern| !pattern.is_empty()).unwrap_or("none").to_owned();
         metrics::counter!("oneiro_http_requests_total", "method" => known(&method), "route" => route.clone(), "status" => status.to_string())
             .increment(1);
         metrics::histogram!("oneiro_http_request_seconds", "route" => route).record(elapsed.as_secs_f64());

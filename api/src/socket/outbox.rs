@@ -108,6 +108,9 @@ impl Outbox {
             for frame in frames {
                 any = true;
                 inner.queue(frame, self.limits);
+                if inner.is_ending() {
+                    break;
+                }
             }
             if !any {
                 return false;

@@ -310,14 +310,17 @@ pub(crate) async fn run(mut connection: Box<Connection>) {
 async fn finish(connection: Box<Connection>, end: End) {
     let Connection { mut session, mut link } = *connection;
     let (channels, (queue_len, _)) = (session.conn.channel_count(), session.conn.outbox.waiting());
-    // No more events: what comes from here on belongs to the next connection.
-    session.memberships.clear();
     let close = match end {
         End::Gone => None,
         End::Close(close) => Some(close),
     };
     let is_silent = close.as_ref() == Some(&Close::IDLE) && session.ctx.settings.legacy_1006;
     let close = close.filter(|_| !is_silent);
+    // No more events: what comes from here on belongs to the next connection, and is not to be written to a socket that nobody reads.
+    if close.is_none() {
+        session.conn.outbox.abandon(Close::INTERNAL);
+    }
+    session.memberships.clear();
     session.leave_presence().await;
     if let Some(close) = &close {
         link.close(close).await;

@@ -135,6 +135,9 @@ async fn every_documented_metric_is_scraped_and_every_scraped_one_is_documented(
     let ada = oneiro.user(1)?;
     let dream = ada.dream(Form::new("Measured", "text").image(1, photo::jpeg(64, 48, 1)?, 0)).await?;
     ada.settled(dream, "completed").await?;
+    for tier in [Tier::Api, Tier::Ws] {
+        ada.get(&format!("{}/no/such/path", oneiro.url(tier))).await?.expect(404)?;
+    }
     be_a_crowd(&oneiro, &ada, dream).await?;
 
     let urls =
@@ -176,7 +179,9 @@ async fn every_documented_metric_is_scraped_and_every_scraped_one_is_documented(
     ] {
         assert_eq!(told.get(name).map(String::as_str), Some(kind), "{name}");
     }
+    ensure!(!text.contains(r#"route="""#), "an empty route in {text}");
     for series in [
+        r#"oneiro_http_requests_total{method="GET",route="none",status="404"} 1"#,
         r#"oneiro_ws_rejected_total{reason="token"} 2"#,
         r#"oneiro_ws_rejected_total{reason="origin"} 2"#,
         r#"oneiro_ws_rejected_total{reason="forbidden"} 2"#,
