@@ -1,4 +1,5 @@
 use super::*;
+use tokio::net::{TcpListener, TcpStream, tcp::OwnedReadHalf};
 
 fn outbox(messages: usize, bytes: usize) -> Outbox {
     Outbox::new(Limits { messages, bytes })
@@ -63,14 +64,20 @@ fn many_frames_leave_in_one_buffer() {
     assert!(!outbox.take_bytes(&mut out, 1_000, |_| {}));
 }
 
-#[tokio::test]
-async fn nothing_overtakes_what_the_task_has_taken_out() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (_reading, writing) = listener.accept().await.unwrap().0.into_split();
+/// One with a socket, and what keeps that open.
+async fn attached() -> (Outbox, (TcpStream, OwnedReadHalf)) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (reading, writing) = listener.accept().await.unwrap().0.into_split();
     writing.writable().await.unwrap();
     let outbox = outbox(100, 10_000);
     outbox.attach(writing);
+    (outbox, (client, reading))
+}
+
+#[tokio::test]
+async fn nothing_overtakes_what_the_task_has_taken_out() {
+    let (outbox, _ends) = attached().await;
     let offer = || outbox.offer(std::iter::once(Frame::reply(b"{}")), true);
     let write_now = || {
         outbox.write_now(|_, _| {});
@@ -96,4 +103,16 @@ async fn nothing_overtakes_what_the_task_has_taken_out() {
     outbox.close(Close::KICKED);
     outbox.poll(Waker::noop());
     assert_eq!((write_now(), outbox.waiting().0), (1, 1));
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_socket_whose_client_is_gone() {
+    let (outbox, _ends) = attached().await;
+    outbox.poll(Waker::noop());
+    let offer = || outbox.offer(std::iter::once(Frame::reply(b"{}")), true);
+    assert!(offer(), "somebody is told to write it");
+    outbox.abandon(Close::INTERNAL);
+    outbox.write_now(|_, _| panic!("it would count as read"));
+    assert!(!offer());
+    assert_eq!((outbox.relayed().frames, outbox.waiting().0), (0, 0));
 }
