@@ -1,6 +1,24 @@
 -- Shared by every script that writes to a channel; put in front of it when the script is built, behind `PUBLISH`, the command to publish with.
--- A channel is two keys in one slot: `meta`, a hash {e: epoch, o: offset, n: nonce of the last writer, r: revision, b: body},
+-- A channel is two keys in one slot: `meta`, a hash {e: epoch, o: offset, n: the last calls, r: revision, b: body},
 -- and `stream`, the retained publications with ids `<offset>-0` and one field `d`.
+
+-- The client repeats calls whose answers were cut off, and may have had many under way. So a channel remembers which took effect of late, newest
+-- first, as `<s of the newest, ten digits>|<nonce>=<offset>;...`: those that followed each other within a minute, some 30 of them.
+local CALLS_S, CALLS_BYTES = 60, 600
+
+-- The offset that the call with this nonce was given, '' for a call that published nothing; nil where it is not known.
+local function effect_of(calls, nonce)
+  local _, at = string.find(calls or '', nonce .. '=', 1, true)
+  return at and string.match(calls, '^(%d*);', at + 1)
+end
+
+local function remember(meta, calls, nonce, offset)
+  local now = redis.call('TIME')[1]
+  local at = calls and tonumber(string.sub(calls, 1, 10))
+  -- One that is cut in two is found no more.
+  local earlier = at and now - at < CALLS_S and string.sub(calls, 12, CALLS_BYTES) or ''
+  redis.call('HSET', meta, 'n', now .. '|' .. nonce .. '=' .. offset .. ';' .. earlier)
+end
 
 -- Returns the channel's epoch, beginning a new one where the channel is unknown. A stream left from an older epoch goes:
 -- its offsets would collide with the new ones.

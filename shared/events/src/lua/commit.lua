@@ -5,7 +5,8 @@
 -- ARGV[11] ms the meta hash outlives the last publication once there is no document   ARGV[12] ms the document lives, '0' = for ever
 -- Returns {1, revision, epoch, offset} ('' and '' where nothing was published), or {0, current revision or ''} on a conflict.
 local seen = redis.call('HMGET', KEYS[1], 'n', 'r', 'e', 'o')
-if seen[1] == ARGV[3] then
+-- With another writer's call behind it, it is a conflict like any other: the caller looks again.
+if seen[1] and string.match(seen[1], '^%d+|' .. ARGV[3] .. '=') then
   if ARGV[6] == '1' then
     return {1, seen[2], seen[3], seen[4]}
   end
@@ -21,7 +22,6 @@ if current ~= ARGV[2] then
 end
 local epoch = open_epoch(KEYS[1], KEYS[2], ARGV[8])
 local revision = string.format('%d', redis.call('HINCRBY', KEYS[1], 'r', 1))
-redis.call('HSET', KEYS[1], 'n', ARGV[3])
 if ARGV[4] == '1' then
   redis.call('HSET', KEYS[1], 'b', ARGV[5])
 else
@@ -33,6 +33,7 @@ if ARGV[6] == '1' then
 else
   epoch = ''
 end
+remember(KEYS[1], seen[1], ARGV[3], offset)
 if ARGV[4] == '0' then
   redis.call('PEXPIRE', KEYS[1], ARGV[11])
 elseif ARGV[12] == '0' then

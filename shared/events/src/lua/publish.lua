@@ -2,14 +2,14 @@
 -- ARGV[1] channel   ARGV[2] payload   ARGV[3] epoch to begin where there is none   ARGV[4] nonce of this call
 -- ARGV[5] history length   ARGV[6] history ms   ARGV[7] ms the meta hash outlives the last publication   ARGV[8] hash of the readers' cursors
 -- Returns {epoch, offset}.
-local seen = redis.call('HMGET', KEYS[1], 'n', 'e', 'o')
--- The client repeats a call whose answer was cut off; the nonce tells that it took effect.
-if seen[1] == ARGV[4] then
-  return {seen[2], seen[3]}
+local seen = redis.call('HMGET', KEYS[1], 'n', 'e')
+local effect = effect_of(seen[1], ARGV[4])
+if effect then
+  return {seen[2], effect}
 end
 local epoch = open_epoch(KEYS[1], KEYS[2], ARGV[3])
 local offset = append(KEYS[1], KEYS[2], ARGV[1], epoch, ARGV[2], ARGV[5], ARGV[6])
-redis.call('HSET', KEYS[1], 'n', ARGV[4])
+remember(KEYS[1], seen[1], ARGV[4], offset)
 -- Whoever forgot how far a reader has come, and not the events, would have them all delivered again. Where there is no cursor, nothing happens.
 -- It is no key of the step: few channels have it, and in a cluster a slot on the move has steps wait for keys that are missing.
 redis.pcall('PEXPIRE', ARGV[8], ARGV[6], 'GT')

@@ -1,5 +1,5 @@
 use crate::{broker, channel, redis::Redis};
-use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
+use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, LuaInterface};
 use fred::types::{ClusterHash, CustomCommand, Value};
 use oneiro_events::{Broker, BrokerOptions, Commit, EventError, Position, Retention};
 use std::time::Duration;
@@ -146,17 +146,30 @@ async fn a_repeated_call_takes_effect_once() {
         include_str!("../../src/lua/channel.lua"),
         include_str!("../../src/lua/publish.lua")
     );
-    // As the client does when the answer was cut off: the same arguments again.
-    let args = || -> Vec<Value> {
+    let publish = async |nonce: &str| -> (String, u64) {
         let mut args: Vec<Value> = vec![script.into(), 2.into(), "oneiro:ev:m:{a}".into(), "oneiro:ev:s:{a}".into()];
-        args.extend(["a", "{}", "abc", "nonce1", "10", "1000", "1000", "oneiro:ev:c:{a}"].map(Value::from));
-        args
+        args.extend(["a", "{}", "abc", nonce, "100", "100000", "100000", "oneiro:ev:c:{a}"].map(Value::from));
+        client.custom(CustomCommand::new_static("EVAL", ClusterHash::FirstKey, false), args).await.unwrap()
     };
-    let eval = || CustomCommand::new_static("EVAL", ClusterHash::FirstKey, false);
-    let first: (String, u64) = client.custom(eval(), args()).await.unwrap();
-    let second: (String, u64) = client.custom(eval(), args()).await.unwrap();
-    assert_eq!(first, second);
-    assert_eq!(Broker::new(client, BrokerOptions::default()).position(&name).await.unwrap().offset, 1);
+    // As the client does when answers were cut off: the same calls again, of which many may have been under way, and others between them.
+    let nonces: Vec<String> =
+        (0..25).map(|n: u64| format!("{:012x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16)).collect();
+    for (n, nonce) in (1..).zip(&nonces) {
+        assert_eq!(publish(nonce).await, ("abc".to_owned(), n));
+    }
+    let broker = Broker::new(client.clone(), BrokerOptions::default());
+    let created = Commit { expected: None, body: Some(b"{}"), event: Some(b"{}"), expire_after: None };
+    broker.commit(&name, created).await.unwrap();
+    for (n, nonce) in (1..).zip(&nonces) {
+        assert_eq!(publish(nonce).await, ("abc".to_owned(), n));
+    }
+    assert_eq!(broker.position(&name).await.unwrap().offset, 26);
+    // Older ones are forgotten, in the end: a channel does not grow for it.
+    for n in 0..300 {
+        publish(&format!("{n:012x}")).await;
+    }
+    let calls: String = client.hget("oneiro:ev:m:{a}", "n").await.unwrap();
+    assert!(calls.len() < 700, "{} bytes", calls.len());
 }
 
 #[tokio::test]
