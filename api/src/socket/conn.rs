@@ -2,11 +2,13 @@
 
 use super::{
     encode::Kind,
+    frame::Frame,
     inbox::Cursor,
-    link::{TIMED, note_delivery},
+    link::{is_timed, note_delivery},
     outbox::Outbox,
 };
 use oneiro_core::{auth::UserId, clock};
+use oneiro_events::Position;
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -70,15 +72,19 @@ impl Conn {
     /// Writes an event that waits for its sleeping task; see [`Outbox::write_now`].
     pub(super) fn write_now(&self) {
         self.outbox.write_now(|frame, count| {
-            if frame.published_ms > 0 && count % TIMED == 1 {
+            if is_timed(frame, count) {
                 note_delivery(frame.published_ms);
             }
-            if let (Some(origin), Some(inbox)) = (&frame.origin, self.inbox.get())
-                && origin.channel == inbox.channel
-            {
-                inbox.note_written(origin.position.clone());
+            if let Some((inbox, position)) = self.inbox_of(frame) {
+                inbox.note_written(position.clone());
             }
         });
+    }
+
+    /// The reading that a frame moves on once it is written, and to where.
+    pub(super) fn inbox_of<'a>(&'a self, frame: &'a Frame) -> Option<(&'a Cursor, &'a Position)> {
+        let (inbox, origin) = (self.inbox.get()?, frame.origin.as_ref()?);
+        (origin.channel == inbox.channel).then_some((&**inbox, &origin.position))
     }
 
     /// Replaces the set of muted kinds.

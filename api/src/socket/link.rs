@@ -4,6 +4,7 @@
 use super::{
     close::Close,
     conn::Conn,
+    frame::Frame,
     framing::{self, Decoder, Incoming},
 };
 use oneiro_core::clock;
@@ -30,7 +31,7 @@ const WRITE_BUFFER: usize = 64 * 1024;
 /// Writes in a row before other connections get their turn.
 const WRITES_PER_TURN: usize = 8;
 /// One in so many deliveries is timed: enough for a histogram, too few to cost anything.
-pub(super) const TIMED: u64 = 16;
+const TIMED: u64 = 16;
 /// How long a client may take nothing at all of the past that it is sent.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a closing peer may take to read our last frames and to answer.
@@ -221,18 +222,16 @@ impl Link {
             self.note_written();
             let more = WRITE.with_borrow_mut(|out| {
                 out.clear();
-                let (traffic, inbox, queued) = (&mut self.traffic, self.conn.inbox.get(), &mut self.inbox_queued);
+                let (traffic, conn, queued) = (&mut self.traffic, &self.conn, &mut self.inbox_queued);
                 let timed_ms = &mut self.timed_ms;
                 let any = self.conn.outbox.take_bytes(out, WRITE_BUFFER, |frame| {
                     traffic.sent += 1;
                     traffic.bytes_sent += frame.bytes.len() as u64;
-                    if frame.published_ms > 0 && traffic.sent % TIMED == 1 {
+                    if is_timed(frame, traffic.sent) {
                         *timed_ms = frame.published_ms;
                     }
-                    if let (Some(origin), Some(inbox)) = (&frame.origin, inbox)
-                        && origin.channel == inbox.channel
-                    {
-                        *queued = Some(origin.position.clone());
+                    if let Some((_, position)) = conn.inbox_of(frame) {
+                        *queued = Some(position.clone());
                     }
                 });
                 if !any {
@@ -284,6 +283,11 @@ impl Drop for Link {
             socket.forget();
         }
     }
+}
+
+/// Whether the delivery of this frame, the `count`th, is timed.
+pub(super) fn is_timed(frame: &Frame, count: u64) -> bool {
+    frame.published_ms > 0 && count % TIMED == 1
 }
 
 /// Measures from the publisher's clock to ours: as good as the two agree. Where they do not, and the event comes from the future, that is counted.

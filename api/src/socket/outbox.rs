@@ -87,14 +87,7 @@ impl Outbox {
 
     /// Queues a frame for the connection's task to write; see [`Outbox::offer`].
     pub(crate) fn push(&self, frame: Frame) {
-        let waker = {
-            let mut inner = self.inner.lock();
-            inner.queue(frame, self.limits);
-            inner.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.offer(std::iter::once(frame), false);
     }
 
     /// Queues frames in order. Where the queue is full, superseded state frames go first; if that does not help, the client is too slow and its

@@ -47,14 +47,18 @@ async fn serve() -> Served {
     Served { client, conn, relay, task }
 }
 
+/// Whether the connection's task was left asleep.
+fn offer(conn: &Arc<Conn>, relay: &Relay, text: &str, may_relay: bool) -> bool {
+    let is_asleep = conn.outbox.offer(once(Frame::reply(text.as_bytes())), may_relay);
+    if is_asleep {
+        relay.write(vec![conn.clone()]);
+    }
+    is_asleep
+}
+
 impl Served {
-    /// Whether the connection's task was left asleep.
     fn offer(&self, text: &str) -> bool {
-        let is_asleep = self.conn.outbox.offer(once(Frame::reply(text.as_bytes())), true);
-        if is_asleep {
-            self.relay.write(vec![self.conn.clone()]);
-        }
-        is_asleep
+        offer(&self.conn, &self.relay, text, true)
     }
 
     async fn expect(&mut self, text: &str) {
@@ -108,8 +112,8 @@ async fn frames_arrive_whole_and_in_order_whoever_writes_them() {
         expected.extend_from_slice(&framing::text(text.as_bytes()));
         if n % 17 == 0 {
             conn.outbox.push(Frame::reply(text.as_bytes()));
-        } else if conn.outbox.offer(once(Frame::reply(text.as_bytes())), n % 19 > 0) {
-            relay.write(vec![conn.clone()]);
+        } else {
+            offer(&conn, &relay, &text, n % 19 > 0);
         }
         // Now the relay comes in time, now there is more than one frame, for the task.
         std::thread::sleep(Duration::from_micros((n % 4) as u64 * 15));
